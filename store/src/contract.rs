@@ -1,0 +1,163 @@
+//! The interfaces of a store, and what every implementation promises.
+//!
+//! `BlockStore` is all that the tree and the mount know of blocks: they cannot tell a local
+//! database from a network. `Inventory` adds what replication needs to know about the blocks
+//! held here. `Ledger` keeps the small records that must not be lost: heads and the journal.
+//! `Local` and `Memory` implement all three and pass one conformance suite.
+//!
+//! Calls block; callers on an async runtime hand them to a blocking thread.
+
+use bytes::Bytes;
+
+use crate::block::Block;
+use crate::error::{ReadError, WriteError};
+use crate::id::BlockId;
+
+/// Why a block is kept, which decides whether it may be evicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Fetched for a reader; goes first.
+    Cached,
+    /// Stored for the network, because this node is in the block's close group.
+    InRange,
+    /// Belongs to a volume or a tree that this home owns; never evicted.
+    Pinned,
+}
+
+/// Blocks by id.
+///
+/// Promises: `get` returns bytes that match the id or an error, never anything else. After
+/// `put` returns, `get` on the same store finds the block; after `flush` returns, every earlier
+/// `put` survives a crash. A `put` of a block that is there is cheap and only ever raises its
+/// class. Every call ends: an implementation that asks the network has a deadline.
+pub trait BlockStore: Send + Sync {
+    /// Reads a block.
+    ///
+    /// # Errors
+    /// `Missing`, `Corrupt`, `Unreachable` or `Io`, with the id.
+    fn get(&self, id: &BlockId) -> Result<Block, ReadError>;
+
+    /// Whether the block is held here, without asking the network and without reading it.
+    fn contains(&self, id: &BlockId) -> Result<bool, ReadError>;
+
+    /// Keeps a block.
+    ///
+    /// # Errors
+    /// `Full` leaves the store as it was; `Io` and `Poisoned` mean that the store must be
+    /// reopened.
+    fn put(&self, block: &Block, class: Class) -> Result<(), WriteError>;
+
+    /// Makes every earlier `put` crash-safe.
+    fn flush(&self) -> Result<(), WriteError>;
+
+    /// Says that these blocks will be read soon. A hint: it returns at once and never fails.
+    fn prefetch(&self, _ids: &[BlockId]) {}
+}
+
+/// Bytes and blocks in use, by class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Sealed bytes of pinned blocks.
+    pub pinned_bytes: u64,
+    /// Sealed bytes held for the network.
+    pub in_range_bytes: u64,
+    /// Sealed bytes held for readers.
+    pub cached_bytes: u64,
+    /// Number of blocks of every class.
+    pub blocks: u64,
+    /// Hard cap on the sum in bytes; `u64::MAX` where none was set.
+    pub quota_bytes: u64,
+    /// Free bytes of the disk beneath, as the system tells.
+    pub disk_free_bytes: u64,
+}
+
+impl Usage {
+    /// Sealed bytes of every class.
+    pub fn used_bytes(&self) -> u64 {
+        self.pinned_bytes + self.in_range_bytes + self.cached_bytes
+    }
+}
+
+/// What replication knows about the blocks held here.
+///
+/// A block put as `Pinned` is *owed* to the network until `set_copies` has recorded enough
+/// acknowledgements; what is owed survives a restart together with the block.
+pub trait Inventory: BlockStore {
+    /// Up to `limit` ids of held blocks in ascending order, starting after `after`. Reads no
+    /// block bytes.
+    fn ids(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BlockId>, ReadError>;
+
+    /// Up to `limit` ids of owed blocks in ascending order, starting after `after`.
+    fn owed(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BlockId>, ReadError>;
+
+    /// Number of owed blocks and their sealed bytes, kept as counters: cheap to ask often.
+    fn owed_totals(&self) -> (u64, u64);
+
+    /// How many nodes, this one included where it is one of the block's close group, were last
+    /// known to hold the block. 0 where nothing was recorded.
+    fn copies(&self, id: &BlockId) -> Result<u8, ReadError>;
+
+    /// Records that `copies` nodes hold the block; with `settled` it is owed no longer, without
+    /// it becomes (or stays) owed. A block that is not held here is ignored.
+    fn set_copies(&self, id: &BlockId, copies: u8, settled: bool) -> Result<(), WriteError>;
+
+    /// What is in use.
+    fn usage(&self) -> Usage;
+
+    /// Forgets a block. Nothing happens where it is not held.
+    fn remove(&self, id: &BlockId) -> Result<(), WriteError>;
+}
+
+/// A kind of record in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Volume id → newest signed head.
+    Heads,
+    /// Volume id, sequence number → sealed journal record (see `staging`).
+    Journal,
+    /// Node id → last known addresses of a peer.
+    Peers,
+}
+
+/// Changes that take effect together.
+#[derive(Debug, Default, Clone)]
+pub struct Batch {
+    pub(crate) changes: Vec<(Table, Vec<u8>, Option<Bytes>)>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a record.
+    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Bytes>) {
+        self.changes.push((table, key.into(), Some(value.into())));
+    }
+
+    /// Removes a record, if it is there.
+    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.changes.push((table, key.into(), None));
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+/// Small records, written through a log.
+///
+/// Promise: `commit` is atomic and, once it returned, survives a crash; of two batches the one
+/// committed first is never lost while the later one is kept.
+pub trait Ledger: Send + Sync {
+    /// Reads a record.
+    fn read(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadError>;
+
+    /// All records whose key starts with `prefix`, in key order.
+    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>, ReadError>;
+
+    /// Applies a batch, atomically and synced.
+    fn commit(&self, batch: Batch) -> Result<(), WriteError>;
+}
