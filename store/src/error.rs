@@ -80,7 +80,9 @@ pub enum TreeError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Written by a newer version.
-    #[error("the store has format {found}, newer than the {known} that this version knows; upgrade xorfs")]
+    #[error(
+        "the store has format {found}, newer than the {known} that this version knows; upgrade xorfs"
+    )]
     Newer {
         /// The version found.
         found: u32,

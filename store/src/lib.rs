@@ -10,6 +10,9 @@ mod contract;
 mod error;
 mod format;
 mod id;
+mod keyring;
+mod seal;
+mod staging;
 mod tree;
 
 pub use block::{BLOCK_BYTES_MAX, Block, BlockError};
@@ -17,5 +20,16 @@ pub use contract::{Batch, BlockStore, Class, Inventory, Ledger, Table, Usage};
 pub use error::{OpenError, ReadError, TreeError, WriteError};
 pub use format::{FORMAT_VERSION, FormatError};
 pub use id::{BlockId, ID_BYTES, ParseIdError};
+pub use keyring::{Access, Keyring, KeyringError};
+pub use seal::BlockRef;
+pub use staging::{Change, Journal, TreePath, stored_head};
+pub use tree::edit::FileEdit;
+pub use tree::entry::{
+    Attr, Content, Entry, NAME_BYTES_MAX, NameOf, Node, SYMLINK_BYTES_MAX, Timestamp, VolumeRoot,
+    XATTR_BYTES_MAX, XATTR_INLINE_BYTES_MAX, XattrMap, Xattrs,
+};
 pub use tree::head::{HEAD_BYTES_MAX, Head, HeadError, VolumeId};
+pub use tree::link::{LINK_NAME_BYTES_MAX, Link, LinkError, LinkNode, TreeLink};
+pub use tree::reader::Reader;
 pub use tree::volume::{ConvergenceSecret, ReadKey, StagingKey, VolumeSecret};
+pub use tree::writer::{Draft, Writer};

@@ -1,4 +1,9 @@
 //! The tree: files, directories, heads and links, over any `BlockStore`.
 
+pub(crate) mod edit;
+pub(crate) mod entry;
 pub(crate) mod head;
+pub(crate) mod link;
+pub(crate) mod reader;
 pub(crate) mod volume;
+pub(crate) mod writer;
