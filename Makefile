@@ -1,0 +1,24 @@
+# Every target is one script, so that each can also be run, read and tested on its own.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint audit bench
+
+help: ## say what each target does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what the build needs (Debian and Ubuntu), or say what is missing
+	@scripts/setup.sh
+
+demo: ## build, start five nodes, copy in, kill the first, read back and compare
+	@scripts/demo.sh
+
+test: ## run all tests
+	@scripts/test.sh
+
+lint: ## rustfmt, clippy with warnings as errors, tidy checks, shellcheck
+	@scripts/lint.sh
+
+audit: ## licences and advisories of the dependencies, by cargo-deny
+	@scripts/audit.sh
+
+bench: ## measure copy-in, read-out, put and get beside a plain copy (BENCH_MIB=1024)
+	@scripts/bench.sh

@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Copy-in, read-out, put and get beside a plain copy on the same disk in the same run.
+#
+# Prints a markdown table. BENCH_MIB sets the size (1024); the work directory is below TMPDIR,
+# which must lie on the disk to be measured and hold about eight times that size. Absolute
+# figures drift from run to run on shared machines, ratios in one run much less.
+set -euo pipefail
+# shellcheck source=scripts/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+# shellcheck source=scripts/nodes.sh
+source "$ROOT/scripts/nodes.sh"
+
+MIB=${BENCH_MIB:-1024}
+[[ $MIB =~ ^[1-9][0-9]*$ ]] || fail "BENCH_MIB is a number of MiB, not '$MIB'"
+
+# The plain copy, in milliseconds; every ratio is against the one of the same direction.
+PLAIN_WRITE_MS=
+PLAIN_READ_MS=
+
+# timed VARIABLE COMMAND… : runs it and stores its milliseconds.
+timed() {
+    local -n into=$1
+    local start
+    shift
+    start=$(now_ms)
+    run "$@" || fail "failed: $*"
+    into=$(($(now_ms) - start))
+    [ "$into" -gt 0 ] || into=1
+}
+
+# Empties the page cache where we may; says so in the table where we may not.
+COLD="cold"
+drop_caches() {
+    sync
+    if ! { echo 3 >/proc/sys/vm/drop_caches; } 2>/dev/null; then COLD="not cold: not root"; fi
+}
+
+# row WHAT MS BASE_MS [PEAK] : one line of the table.
+row() {
+    local what=$1 ms=$2 base=$3 peak=${4:-}
+    awk -v what="$what" -v mib="$MIB" -v ms="$ms" -v base="$base" -v peak="$peak" 'BEGIN {
+        printf "| %s | %.0f | %.2f s | %.2f | %s |\n", what, mib * 1000 / ms, ms / 1000, ms / base, peak
+    }'
+}
+
+# Peak resident memory of node N's daemon since it started.
+peak_of() { awk '/^VmHWM/ { printf "%d MiB", $2 / 1024 }' "/proc/${NODE_PIDS[$1]}/status"; }
+
+random_file() { head -c "${MIB}M" /dev/urandom >"$1"; }
+
+copy_synced() { dd if="$1" of="$2" bs=1M conv=fsync status=none; }
+
+read_all() { dd if="$1" of=/dev/null bs=1M status=none; }
+
+# Waits until a file of a mount is sealed: encrypted into blocks, and named by the root.
+await_sealed() {
+    local state deadline
+    deadline=$(($(now_ms) + 600000))
+    while :; do
+        state=$(getfattr --only-values -n user.xorfs.state "$1" 2>/dev/null) || return 1
+        case $state in sealed | replicated) return 0 ;; esac
+        [ "$(now_ms)" -lt "$deadline" ] || return 1
+        sleep 0.05
+    done
+}
+
+copy_until_sealed() {
+    copy_synced "$1" "$2" && await_sealed "$2"
+}
+
+plain() {
+    timed PLAIN_WRITE_MS copy_synced "$WORK/in.bin" "$WORK/plain.bin"
+    row "plain copy, dd conv=fsync" "$PLAIN_WRITE_MS" "$PLAIN_WRITE_MS"
+    drop_caches
+    timed PLAIN_READ_MS read_all "$WORK/plain.bin"
+    row "plain read, $COLD" "$PLAIN_READ_MS" "$PLAIN_READ_MS"
+    rm "$WORK/plain.bin"
+}
+
+through_mount() {
+    local nodes=$1 mnt ms
+    mnt=$(mount_of 1)
+    mount_node 1
+    random_file "$WORK/in.bin"
+    timed ms copy_synced "$WORK/in.bin" "$mnt/main/fsynced.bin"
+    row "mount, $nodes: copy in, dd conv=fsync" "$ms" "$PLAIN_WRITE_MS" "$(peak_of 1)"
+    if command -v getfattr >/dev/null 2>&1; then
+        random_file "$WORK/in.bin"
+        timed ms copy_until_sealed "$WORK/in.bin" "$mnt/main/sealed.bin"
+        row "mount, $nodes: copy in until sealed" "$ms" "$PLAIN_WRITE_MS" "$(peak_of 1)"
+    fi
+    timed ms x 1 sync "$mnt/main/fsynced.bin"
+    row "mount, $nodes: then wait until replicated" "$ms" "$PLAIN_WRITE_MS" "$(peak_of 1)"
+    drop_caches
+    timed ms read_all "$mnt/main/fsynced.bin"
+    row "mount, $nodes: read out, $COLD" "$ms" "$PLAIN_READ_MS" "$(peak_of 1)"
+    timed ms read_all "$mnt/main/fsynced.bin"
+    row "mount, $nodes: read out, warm" "$ms" "$PLAIN_READ_MS" "$(peak_of 1)"
+}
+
+put_to() {
+    local wait=$1
+    x 1 put --wait "$wait" "$WORK/in.bin" >"$WORK/link"
+}
+
+by_command() {
+    local nodes=$1 wait=$2 reader=$3 ms link
+    random_file "$WORK/in.bin"
+    timed ms put_to "$wait"
+    link=$(cat "$WORK/link")
+    row "put --wait $wait, $nodes" "$ms" "$PLAIN_WRITE_MS" "$(peak_of 1)"
+    drop_caches
+    timed ms x "$reader" get "$link" "$WORK/out.bin"
+    row "get, $nodes, $COLD" "$ms" "$PLAIN_WRITE_MS" "$(peak_of "$reader")"
+    cmp "$WORK/in.bin" "$WORK/out.bin" || fail "what get fetched differs"
+    rm "$WORK/out.bin"
+}
+
+forget_nodes() {
+    local dir
+    for dir in "${MOUNTS[@]}"; do unmount_dir "$dir"; done
+    MOUNTS=()
+    end_nodes
+    rm -rf --one-file-system "$WORK"/node*
+}
+
+main() {
+    "$ROOT/scripts/setup.sh"
+    cargo build --release --locked -p xorfs --manifest-path "$ROOT/Cargo.toml"
+    XORFS="$CARGO_TARGET_DIR/release/xorfs"
+    open_work bench
+    random_file "$WORK/in.bin"
+
+    say
+    say "$MIB MiB of random bytes, $(nproc) cores, $(uname -sr), $(date -u +%F)"
+    say
+    say "| work | MiB/s | time | time / plain | peak memory of the node |"
+    say "|---|---|---|---|---|"
+    plain
+    local count name
+    for count in 1 5; do
+        name="one node"
+        [ "$count" -eq 1 ] || name="five nodes"
+        start_nodes "$count"
+        through_mount "$name"
+        forget_nodes
+        start_nodes "$count"
+        by_command "$name" "$([ "$count" -eq 1 ] && echo sealed || echo replicated)" "$count"
+        forget_nodes
+    done
+}
+
+main

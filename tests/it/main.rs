@@ -1,0 +1,3 @@
+//! Integration tests, in one binary: what needs more than one module, process or machine.
+
+mod tidy;
