@@ -1,1 +1,18 @@
-//! Skeleton.
+//! The xorfs filesystem: what a mount shows, and the mount itself.
+//!
+//! [`View`] is the filesystem over a `BlockStore`: volumes, links, inodes, write-back. It knows
+//! no `fuser` type and is tested without a mount; commands use it directly. The adapter turns
+//! kernel requests into calls of it.
+
+mod config;
+mod errno;
+mod error;
+mod view;
+
+pub use config::{HeadSource, ViewConfig};
+pub use error::FsError;
+pub use view::View;
+pub use view::types::{
+    DirEntry, FileHandle, FsStats, InodeNo, Kind, Owner, RenameMode, SetAttr, Stat, VolumeStatus,
+    XattrMode,
+};
