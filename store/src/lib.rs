@@ -6,21 +6,27 @@
 //! This crate knows neither the network nor the mount.
 
 mod block;
+mod config;
 mod contract;
 mod error;
 mod format;
 mod id;
 mod keyring;
+mod local;
+mod memory;
 mod seal;
 mod staging;
 mod tree;
 
 pub use block::{BLOCK_BYTES_MAX, Block, BlockError};
+pub use config::LocalConfig;
 pub use contract::{Batch, BlockStore, Class, Inventory, Ledger, Table, Usage};
 pub use error::{OpenError, ReadError, TreeError, WriteError};
 pub use format::{FORMAT_VERSION, FormatError};
 pub use id::{BlockId, ID_BYTES, ParseIdError};
 pub use keyring::{Access, Keyring, KeyringError};
+pub use local::Local;
+pub use memory::Memory;
 pub use seal::BlockRef;
 pub use staging::{Change, Journal, TreePath, stored_head};
 pub use tree::edit::FileEdit;

@@ -1,0 +1,321 @@
+//! `Local`: blocks and ledger on this machine's disk, in RocksDB.
+//!
+//! Owns everything below its directory: `in-use` (the lock), `format` (the version), `db/`.
+//!
+//! Invariants:
+//!
+//! 1. A block, its row in `index` and what repeats that row (`owed`, `cached`) change in one
+//!    batch, never in the log, and are flushed atomically together. So after a crash every row
+//!    has its block and every block its row; what was not flushed is gone as a whole, and no
+//!    later row brings back the name of a lost block.
+//! 2. Changes of rows are serialised by the writer lock, and the counters are set under it after
+//!    the batch is written: they always equal the sums over `index`.
+//! 3. The ledger is written through the log and synced at each commit. Its order against blocks
+//!    is the caller's: flush blocks, then commit what names them.
+//! 4. Walking ids, owed ids and cached ids reads no blob file.
+//! 5. After a failed write nothing is written until the store is reopened (see `fault`).
+//!
+//! Lock order: writer, then counters, then the reclaimer's state. `usage` and `owed_totals` take
+//! the counters alone, so they never wait for the disk's writes.
+//!
+//! Deliberately absent: a cache of blocks (readers have one of opened segments), the repair of
+//! a corrupt block (whoever reads it removes it and fetches it again), and classes other than
+//! cached in eviction.
+
+mod admit;
+mod change;
+mod columns;
+mod fault;
+mod reclaim;
+mod recover;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use rocksdb::{ColumnFamily, DB, DBRawIterator, FlushOptions, WriteBatch, WriteOptions};
+
+use crate::block::Block;
+use crate::config::LocalConfig;
+use crate::contract::{Batch, BlockStore, Class, Inventory, Ledger, Table, Usage};
+use crate::error::{OpenError, ReadError, WriteError};
+use crate::id::{BlockId, ID_BYTES};
+use change::{Change, Counters, Cursor};
+use columns::{Column, Row, parse_id};
+use fault::{Health, is_no_space, read_error};
+use reclaim::Reclaimer;
+
+/// Most ids that one call reserves memory for before it found them.
+const IDS_RESERVED_MAX: usize = 4096;
+
+/// The store of one home, on disk. One process at a time has it open.
+pub struct Local {
+    /// Declared before `db`: it ends background work before the database closes.
+    reclaimer: Reclaimer,
+    db: Arc<DB>,
+    dir: PathBuf,
+    config: LocalConfig,
+    health: Health,
+    writer: Mutex<Cursor>,
+    counters: Arc<Mutex<Counters>>,
+    /// Declared last: the store is free for others only when the database is closed.
+    _lock: File,
+}
+
+impl Local {
+    /// Opens the store in `dir`, or makes it. Reads the small row of every block once.
+    ///
+    /// # Errors
+    /// `Locked`, `Newer`, `Damaged` or `Io`.
+    pub fn open(dir: &Path, config: LocalConfig) -> Result<Self, OpenError> {
+        let lock = recover::lock(dir)?;
+        recover::check_format(dir)?;
+        let db = Arc::new(recover::open_database(dir, &config)?);
+        let (counters, cursor) = recover::count(&db)?;
+        let counters = Arc::new(Mutex::new(counters));
+        let live_bytes = {
+            let counters = Arc::clone(&counters);
+            move || locked(&counters).used_bytes()
+        };
+        let reclaimer =
+            Reclaimer::start(Arc::clone(&db), Box::new(live_bytes)).map_err(OpenError::Io)?;
+        Ok(Self {
+            reclaimer,
+            db,
+            dir: dir.to_owned(),
+            config,
+            health: Health::default(),
+            writer: Mutex::new(cursor),
+            counters,
+            _lock: lock,
+        })
+    }
+
+    fn row(&self, id: &BlockId) -> Result<Option<Row>, ReadError> {
+        let row = self
+            .db
+            .get_pinned_cf(family(&self.db, Column::Index), id.as_bytes())
+            .map_err(|error| read_error(id, error))?;
+        row.map(|row| Row::decode(&row))
+            .transpose()
+            .map_err(|error| ReadError::Corrupt { id: *id, detail: error.to_string() })
+    }
+
+    /// The row of a block on the way to changing it: a failure ends the writing.
+    fn row_to_change(&self, id: &BlockId) -> Result<Option<Row>, WriteError> {
+        self.row(id).map_err(|error| self.health.fail(error))
+    }
+
+    fn change(&self, writer: &Cursor) -> Change<'_> {
+        Change::new(&self.db, *locked(&self.counters), *writer)
+    }
+
+    /// Writes a change and lets it count. The writer is held, so nothing came in between.
+    fn apply(&self, writer: &mut Cursor, change: Change<'_>) -> Result<(), WriteError> {
+        self.db.write_without_wal(change.batch).map_err(|error| self.write_error(error))?;
+        *writer = change.cursor;
+        *locked(&self.counters) = change.counters;
+        if change.dropped_bytes > 0 {
+            self.reclaimer.dropped(change.dropped_bytes);
+        }
+        Ok(())
+    }
+
+    fn write_error(&self, error: rocksdb::Error) -> WriteError {
+        if is_no_space(&error) {
+            let used = locked(&self.counters).used_bytes();
+            self.reclaimer.urge();
+            return WriteError::Full { used, limit: used };
+        }
+        self.health.fail(error)
+    }
+
+    /// Ids in a family whose keys are ids.
+    fn walk(
+        &self,
+        column: Column,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockId>, ReadError> {
+        let mut ids = Vec::with_capacity(limit.min(IDS_RESERVED_MAX));
+        let mut rows = self.rows(column);
+        match after {
+            // The shortest key that is greater.
+            Some(id) => rows.seek([id.as_bytes().as_slice(), &[0]].concat()),
+            None => rows.seek_to_first(),
+        }
+        while ids.len() < limit
+            && let Some(key) = rows.key()
+        {
+            ids.push(parse_id(key).ok_or_else(|| bad_key(column, key.len()))?);
+            rows.next();
+        }
+        rows.status().map_err(scan_error)?;
+        Ok(ids)
+    }
+
+    fn rows(&self, column: Column) -> DBRawIterator<'_> {
+        self.db.raw_iterator_cf(family(&self.db, column))
+    }
+}
+
+impl BlockStore for Local {
+    fn get(&self, id: &BlockId) -> Result<Block, ReadError> {
+        let found = self
+            .db
+            .get_pinned_cf(family(&self.db, Column::Blocks), id.as_bytes())
+            .map_err(|error| read_error(id, error))?;
+        let Some(found) = found else { return Err(ReadError::Missing { id: *id }) };
+        Block::verified(*id, Bytes::copy_from_slice(&found))
+            .map_err(|error| ReadError::Corrupt { id: *id, detail: error.to_string() })
+    }
+
+    fn contains(&self, id: &BlockId) -> Result<bool, ReadError> {
+        Ok(self.row(id)?.is_some())
+    }
+
+    fn put(&self, block: &Block, class: Class) -> Result<(), WriteError> {
+        self.health.check()?;
+        let mut writer = locked(&self.writer);
+        let id = block.id();
+        match self.row_to_change(&id)? {
+            None => self.insert(&mut writer, block, class),
+            Some(row) if row.class >= class => Ok(()),
+            Some(row) => {
+                let raised = Row { class, owed: row.owed || class == Class::Pinned, ..row };
+                let mut change = self.change(&writer);
+                change.replace(&id, Some(row), Some(raised));
+                self.apply(&mut writer, change)
+            }
+        }
+    }
+
+    fn flush(&self) -> Result<(), WriteError> {
+        self.health.check()?;
+        let families = Column::UNLOGGED.map(|column| family(&self.db, column));
+        let families = families.each_ref();
+        self.db
+            .flush_cfs_opt(&families, &FlushOptions::default())
+            .map_err(|error| self.write_error(error))
+    }
+}
+
+impl Inventory for Local {
+    fn ids(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BlockId>, ReadError> {
+        self.walk(Column::Index, after, limit)
+    }
+
+    fn owed(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BlockId>, ReadError> {
+        self.walk(Column::Owed, after, limit)
+    }
+
+    fn owed_totals(&self) -> (u64, u64) {
+        let counters = locked(&self.counters);
+        (counters.owed_blocks, counters.owed_bytes)
+    }
+
+    fn copies(&self, id: &BlockId) -> Result<u8, ReadError> {
+        Ok(self.row(id)?.map_or(0, |row| row.copies))
+    }
+
+    fn set_copies(&self, id: &BlockId, copies: u8, settled: bool) -> Result<(), WriteError> {
+        self.health.check()?;
+        let mut writer = locked(&self.writer);
+        let Some(row) = self.row_to_change(id)? else { return Ok(()) };
+        let told = Row { copies, owed: !settled, ..row };
+        if told == row {
+            return Ok(());
+        }
+        let mut change = self.change(&writer);
+        change.replace(id, Some(row), Some(told));
+        self.apply(&mut writer, change)
+    }
+
+    fn usage(&self) -> Usage {
+        let counters = *locked(&self.counters);
+        Usage {
+            pinned_bytes: counters.pinned_bytes,
+            in_range_bytes: counters.in_range_bytes,
+            cached_bytes: counters.cached_bytes,
+            blocks: counters.blocks,
+            quota_bytes: self.config.quota_bytes.unwrap_or(u64::MAX),
+            disk_free_bytes: self.disk_free_bytes().unwrap_or_else(|error| {
+                tracing::warn!(%error, "could not tell the free space of the store's disk");
+                0
+            }),
+        }
+    }
+
+    fn remove(&self, id: &BlockId) -> Result<(), WriteError> {
+        self.health.check()?;
+        let mut writer = locked(&self.writer);
+        let Some(row) = self.row_to_change(id)? else { return Ok(()) };
+        let mut change = self.change(&writer);
+        change.remove(id, row);
+        self.apply(&mut writer, change)
+    }
+}
+
+impl Ledger for Local {
+    fn read(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        let value =
+            self.db.get_pinned_cf(family(&self.db, table.into()), key).map_err(scan_error)?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>, ReadError> {
+        let mut found = Vec::new();
+        let mut rows = self.rows(table.into());
+        rows.seek(prefix);
+        while let Some((key, value)) = rows.item()
+            && key.starts_with(prefix)
+        {
+            found.push((key.to_vec(), Bytes::copy_from_slice(value)));
+            rows.next();
+        }
+        rows.status().map_err(scan_error)?;
+        Ok(found)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), WriteError> {
+        self.health.check()?;
+        let mut writes = WriteBatch::default();
+        for (table, key, value) in batch.changes {
+            let family = family(&self.db, table.into());
+            match value {
+                Some(value) => writes.put_cf(family, key, value),
+                None => writes.delete_cf(family, key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(writes, &options).map_err(|error| self.write_error(error))
+    }
+}
+
+impl std::fmt::Debug for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Local").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+fn family(db: &DB, column: Column) -> &ColumnFamily {
+    db.cf_handle(column.name()).expect("the database was opened with every family")
+}
+
+/// What these locks hold is replaced as a whole, so a holder that panicked left it whole.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn scan_error(error: rocksdb::Error) -> ReadError {
+    ReadError::Io(io::Error::other(error))
+}
+
+fn bad_key(column: Column, length: usize) -> ReadError {
+    let name = column.name();
+    let detail = format!("a key of {length} bytes in {name}, where ids have {ID_BYTES}");
+    ReadError::Io(io::Error::new(io::ErrorKind::InvalidData, detail))
+}

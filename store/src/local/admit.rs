@@ -1,0 +1,94 @@
+//! Whether a new block fits, and which cached blocks go so that it does.
+//!
+//! Two limits: the quota over sealed bytes, and the reserve of the disk. Cached blocks go in the
+//! order in which they came; owed ones stay, and so does every other class. Over the quota, the
+//! evicted blocks and the new one change places in one batch. A short disk is another matter,
+//! since forgotten blocks give their room back only later: the block is refused at once, and
+//! cached blocks are forgotten and reclaimed so that the next one may fit.
+
+use std::io;
+
+use rocksdb::DBRawIterator;
+
+use super::Local;
+use super::change::{Change, Cursor};
+use super::columns::{Column, parse_cached_key};
+use super::locked;
+use crate::block::Block;
+use crate::contract::Class;
+use crate::error::WriteError;
+
+impl Local {
+    /// Puts a block that is not held.
+    pub(super) fn insert(
+        &self,
+        writer: &mut Cursor,
+        block: &Block,
+        class: Class,
+    ) -> Result<(), WriteError> {
+        let length = block.bytes().len() as u64;
+        self.check_disk(writer, length)?;
+        let mut change = self.change(writer);
+        if let Some(quota) = self.config.quota_bytes {
+            let used = change.counters.used_bytes();
+            let wanted = used.saturating_add(length).saturating_sub(quota);
+            let enough = wanted <= change.counters.cached_bytes;
+            if !enough || self.evict(&mut change, wanted)? < wanted {
+                return Err(WriteError::Full { used, limit: quota });
+            }
+        }
+        change.insert(block, class);
+        self.apply(writer, change)
+    }
+
+    /// Free bytes of the disk, as the system tells.
+    pub(super) fn disk_free_bytes(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.dir)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Refuses a block that would take from the reserve of the disk.
+    fn check_disk(&self, writer: &mut Cursor, length: u64) -> Result<(), WriteError> {
+        let free = self.disk_free_bytes().map_err(|error| self.health.fail(error))?;
+        let reserve = self.config.disk_reserve_bytes;
+        let short = reserve.saturating_add(length).saturating_sub(free);
+        if short == 0 {
+            return Ok(());
+        }
+        let used = locked(&self.counters).used_bytes();
+        // What was forgotten and not yet reclaimed may be enough.
+        if self.reclaimer.waiting_bytes() < short {
+            let mut change = self.change(writer);
+            if self.evict(&mut change, short)? > 0 {
+                self.apply(writer, change)?;
+            }
+        }
+        self.reclaimer.urge();
+        Err(WriteError::Full { used, limit: used.saturating_add(free.saturating_sub(reserve)) })
+    }
+
+    /// Forgets cached blocks, oldest first, until `wanted` bytes are gone or none is left.
+    /// Returns the bytes gone.
+    fn evict(&self, change: &mut Change<'_>, wanted: u64) -> Result<u64, WriteError> {
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let mut kept = None;
+        let mut end = change.cursor.evict_from;
+        let mut rows: DBRawIterator<'_> = self.rows(Column::Cached);
+        rows.seek(end.to_be_bytes());
+        while change.dropped_bytes < wanted
+            && let Some((order, id)) = rows.key().and_then(parse_cached_key)
+        {
+            match self.row_to_change(&id)? {
+                Some(row) if !row.owed => change.remove(&id, row),
+                _ => kept = kept.or(Some(order)),
+            }
+            end = order + 1;
+            rows.next();
+        }
+        rows.status().map_err(|error| self.health.fail(error))?;
+        change.cursor.evict_from = kept.unwrap_or(end);
+        Ok(change.dropped_bytes)
+    }
+}

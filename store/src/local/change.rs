@@ -1,0 +1,134 @@
+//! A change of blocks and their rows: one batch, and the counters as they are once it is written.
+//!
+//! Every way to change `index` goes through [`Change::replace`], so `owed`, `cached` and the
+//! counters follow it by construction. A change that is dropped changed nothing.
+
+use rocksdb::{DB, WriteBatch};
+
+use super::columns::{Column, Row, cached_key};
+use super::family;
+use crate::block::Block;
+use crate::contract::Class;
+use crate::id::BlockId;
+
+/// Sums over `index`, kept so that nobody has to walk it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub(super) pinned_bytes: u64,
+    pub(super) in_range_bytes: u64,
+    pub(super) cached_bytes: u64,
+    pub(super) blocks: u64,
+    pub(super) owed_blocks: u64,
+    pub(super) owed_bytes: u64,
+}
+
+impl Counters {
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.pinned_bytes + self.in_range_bytes + self.cached_bytes
+    }
+
+    pub(super) fn add(&mut self, row: &Row) {
+        *self.class_bytes(row.class) += u64::from(row.length);
+        self.blocks += 1;
+        if row.owed {
+            self.owed_blocks += 1;
+            self.owed_bytes += u64::from(row.length);
+        }
+    }
+
+    fn subtract(&mut self, row: &Row) {
+        *self.class_bytes(row.class) -= u64::from(row.length);
+        self.blocks -= 1;
+        if row.owed {
+            self.owed_blocks -= 1;
+            self.owed_bytes -= u64::from(row.length);
+        }
+    }
+
+    fn class_bytes(&mut self, class: Class) -> &mut u64 {
+        match class {
+            Class::Pinned => &mut self.pinned_bytes,
+            Class::InRange => &mut self.in_range_bytes,
+            Class::Cached => &mut self.cached_bytes,
+        }
+    }
+}
+
+/// Where the order of blocks begins and ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cursor {
+    /// Order of the next block put.
+    pub(super) next: u64,
+    /// No block with a lower order can be evicted: eviction starts here and does not walk over
+    /// what earlier ones deleted.
+    pub(super) evict_from: u64,
+}
+
+/// A change that is not written yet.
+pub(super) struct Change<'a> {
+    db: &'a DB,
+    pub(super) batch: WriteBatch,
+    pub(super) counters: Counters,
+    pub(super) cursor: Cursor,
+    /// Bytes of blocks that the change forgets, and that stay on disk as garbage.
+    pub(super) dropped_bytes: u64,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn new(db: &'a DB, counters: Counters, cursor: Cursor) -> Self {
+        Self { db, batch: WriteBatch::default(), counters, cursor, dropped_bytes: 0 }
+    }
+
+    /// Adds a block that is not held.
+    pub(super) fn insert(&mut self, block: &Block, class: Class) {
+        let id = block.id();
+        let length = u32::try_from(block.bytes().len()).expect("a block is at most 1 MiB");
+        let owed = class == Class::Pinned;
+        let row = Row { class, owed, copies: 0, length, order: self.cursor.next };
+        self.cursor.next += 1;
+        self.batch.put_cf(family(self.db, Column::Blocks), id.as_bytes(), block.bytes());
+        self.replace(&id, None, Some(row));
+    }
+
+    /// Forgets a held block.
+    pub(super) fn remove(&mut self, id: &BlockId, row: Row) {
+        self.batch.delete_cf(family(self.db, Column::Blocks), id.as_bytes());
+        self.dropped_bytes += u64::from(row.length);
+        self.replace(id, Some(row), None);
+    }
+
+    /// Replaces what is known of a block, and what repeats it.
+    pub(super) fn replace(&mut self, id: &BlockId, old: Option<Row>, new: Option<Row>) {
+        let index = family(self.db, Column::Index);
+        match &new {
+            Some(row) => self.batch.put_cf(index, id.as_bytes(), row.encode()),
+            None => self.batch.delete_cf(index, id.as_bytes()),
+        }
+        let owed = |row: Option<Row>| row.is_some_and(|row| row.owed);
+        match (owed(old), owed(new)) {
+            (false, true) => {
+                self.batch.put_cf(family(self.db, Column::Owed), id.as_bytes(), b"");
+            }
+            (true, false) => self.batch.delete_cf(family(self.db, Column::Owed), id.as_bytes()),
+            _ => {}
+        }
+        let cached = |row: Option<Row>| {
+            row.filter(|row| row.class == Class::Cached).map(|row| cached_key(row.order, id))
+        };
+        let (before, after) = (cached(old), cached(new));
+        if before != after {
+            if let Some(key) = before {
+                self.batch.delete_cf(family(self.db, Column::Cached), key);
+            }
+            if let Some(key) = after {
+                self.batch.put_cf(family(self.db, Column::Cached), key, b"");
+            }
+        }
+        if let Some(row) = &old {
+            self.counters.subtract(row);
+        }
+        if let Some(row) = &new {
+            self.counters.add(row);
+        }
+    }
+}

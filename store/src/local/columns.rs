@@ -1,0 +1,253 @@
+//! The column families of the local store, their options and the bytes of their keys and rows.
+//!
+//! | family | key | value | log |
+//! |---|---|---|---|
+//! | `blocks` | block id, 32 | the sealed bytes | no |
+//! | `index` | block id, 32 | [`Row`], 15 | no |
+//! | `owed` | block id, 32 | empty | no |
+//! | `cached` | order, 8 big-endian; block id, 32 | empty | no |
+//! | `heads`, `journal`, `peers` | as the caller gives | as the caller gives | yes |
+//!
+//! `owed` and `cached` repeat what `index` says, so that both can be walked without the rest.
+//! Rows have no version of their own: the store's format version covers them.
+
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options};
+
+use crate::config::LocalConfig;
+use crate::contract::{Class, Table};
+use crate::format::{Decoder, Encoder, FormatError};
+use crate::id::{BlockId, ID_BYTES};
+
+/// Sealed bytes from which a block lies in a blob file. Smaller ones stay in the table files,
+/// where compaction may copy them a few times, but a read needs no second file.
+const BLOB_BYTES_MIN: u64 = 4 << 10;
+
+/// Write buffers of `blocks`: one filling, one being written, one full in between, so that a
+/// burst does not wait for the disk at once.
+const BLOCK_BUFFERS: usize = 3;
+
+/// Write buffer of the small families of blocks. Some 100,000 rows; `blocks` fills first.
+const ROW_BUFFER_BYTES: usize = 8 << 20;
+
+/// Write buffer of a table of the ledger. A full one makes RocksDB flush.
+const LEDGER_BUFFER_BYTES: usize = 16 << 20;
+
+/// Log that makes RocksDB flush the ledger, which bounds the log and the time to replay it.
+const LOG_BYTES_MAX: u64 = 32 << 20;
+
+/// Table and blob files held open at once: half of the 1,024 descriptors that a process gets.
+const OPEN_FILES_MAX: i32 = 512;
+
+/// One flush and one compaction: two cores are shared with sealing and the network.
+const BACKGROUND_JOBS: i32 = 2;
+
+/// A column family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Column {
+    Blocks,
+    Index,
+    Owed,
+    Cached,
+    Heads,
+    Journal,
+    Peers,
+}
+
+impl Column {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Blocks,
+        Self::Index,
+        Self::Owed,
+        Self::Cached,
+        Self::Heads,
+        Self::Journal,
+        Self::Peers,
+    ];
+
+    /// The families written without the log. Their rows are written in one batch and must be
+    /// flushed together.
+    pub(super) const UNLOGGED: [Self; 4] = [Self::Blocks, Self::Index, Self::Owed, Self::Cached];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Blocks => "blocks",
+            Self::Index => "index",
+            Self::Owed => "owed",
+            Self::Cached => "cached",
+            Self::Heads => "heads",
+            Self::Journal => "journal",
+            Self::Peers => "peers",
+        }
+    }
+}
+
+impl From<Table> for Column {
+    fn from(table: Table) -> Self {
+        match table {
+            Table::Heads => Self::Heads,
+            Table::Journal => Self::Journal,
+            Table::Peers => Self::Peers,
+        }
+    }
+}
+
+/// What `index` knows of a held block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) class: Class,
+    pub(super) owed: bool,
+    pub(super) copies: u8,
+    /// Sealed bytes of the block.
+    pub(super) length: u32,
+    /// Grows with every block put, so that the oldest cached block is known.
+    pub(super) order: u64,
+}
+
+impl Row {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let class = match self.class {
+            Class::Cached => 0,
+            Class::InRange => 1,
+            Class::Pinned => 2,
+        };
+        let mut row = Encoder::default();
+        row.u8(class).u8(self.owed.into()).u8(self.copies).u32(self.length).u64(self.order);
+        row.finish()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut bytes = Decoder::plain(bytes);
+        let class = match bytes.u8()? {
+            0 => Class::Cached,
+            1 => Class::InRange,
+            2 => Class::Pinned,
+            _ => return Err(FormatError::Invalid("the class of a block")),
+        };
+        let owed = match bytes.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(FormatError::Invalid("the owed mark of a block")),
+        };
+        let row =
+            Self { class, owed, copies: bytes.u8()?, length: bytes.u32()?, order: bytes.u64()? };
+        bytes.finish()?;
+        Ok(row)
+    }
+}
+
+/// Key of a cached block in the order of eviction.
+pub(super) fn cached_key(order: u64, id: &BlockId) -> [u8; 8 + ID_BYTES] {
+    let mut key = [0; 8 + ID_BYTES];
+    key[..8].copy_from_slice(&order.to_be_bytes());
+    key[8..].copy_from_slice(id.as_bytes());
+    key
+}
+
+/// The order and the id in a key of `cached`; `None` for bytes of another length.
+pub(super) fn parse_cached_key(key: &[u8]) -> Option<(u64, BlockId)> {
+    let (order, id) = key.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*order), parse_id(id)?))
+}
+
+/// The id in a key of `blocks`, `index` or `owed`; `None` for bytes of another length.
+pub(super) fn parse_id(key: &[u8]) -> Option<BlockId> {
+    Some(BlockId::from_bytes(key.try_into().ok()?))
+}
+
+/// Options of the database as a whole.
+///
+/// A flush takes all families at once and is recorded atomically: whatever the moment of a
+/// crash, a block and its rows are both there or both missing.
+pub(super) fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_max_total_wal_size(LOG_BYTES_MAX);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_background_jobs(BACKGROUND_JOBS);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_max_manifest_file_size(16 << 20);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(1 << 20);
+    options.set_log_level(rocksdb::LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options
+}
+
+/// All families with their options; one cache and one memory budget for all.
+pub(super) fn descriptors(config: &LocalConfig) -> Vec<ColumnFamilyDescriptor> {
+    let memory_bytes = config.memory_bytes.clamp(16 << 20, 4 << 30);
+    let cache = Cache::new_lru_cache(memory_bytes / 4);
+    let block_buffer_bytes = memory_bytes / 4 * 3 / BLOCK_BUFFERS;
+    let options = |column: Column| match column {
+        Column::Blocks => block_options(&cache, block_buffer_bytes),
+        Column::Index | Column::Owed | Column::Cached => {
+            table_options(&cache, ROW_BUFFER_BYTES.min(memory_bytes / 8))
+        }
+        Column::Heads | Column::Journal | Column::Peers => {
+            table_options(&cache, LEDGER_BUFFER_BYTES.min(memory_bytes / 8))
+        }
+    };
+    Column::ALL
+        .into_iter()
+        .map(|column| ColumnFamilyDescriptor::new(column.name(), options(column)))
+        .collect()
+}
+
+fn table_options(cache: &Cache, buffer_bytes: usize) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_bloom_filter(10.0, false);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    // Sealed bytes and hashes do not compress.
+    options.set_compression_type(DBCompressionType::None);
+    options.set_write_buffer_size(buffer_bytes);
+    options
+}
+
+/// Blob collection is off here and switched on by `reclaim` for a pass at a time: RocksDB's own
+/// goes by the age of a file, not by what is garbage in it, and since ids are spread evenly
+/// every compaction would copy the oldest blobs of the whole store.
+fn block_options(cache: &Cache, buffer_bytes: usize) -> Options {
+    let mut options = table_options(cache, buffer_bytes);
+    options.set_max_write_buffer_number(BLOCK_BUFFERS as i32);
+    options.set_enable_blob_files(true);
+    options.set_min_blob_size(BLOB_BYTES_MIN);
+    options.set_blob_compression_type(DBCompressionType::None);
+    options.set_enable_blob_gc(false);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_one_encoding() {
+        let row = Row {
+            class: Class::InRange,
+            owed: true,
+            copies: 3,
+            length: 0x0102_0304,
+            order: 0x1122_3344_5566_7788,
+        };
+        let bytes = row.encode();
+        assert_eq!(bytes, [1, 1, 3, 4, 3, 2, 1, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
+        assert_eq!(Row::decode(&bytes), Ok(row));
+        assert!(Row::decode(&bytes[1..]).is_err());
+        assert!(Row::decode(&[bytes, vec![0]].concat()).is_err());
+    }
+
+    #[test]
+    fn cached_keys_sort_by_order() {
+        let id = BlockId::of(b"a block");
+        assert!(cached_key(255, &id) < cached_key(256, &id));
+        assert_eq!(parse_cached_key(&cached_key(7, &id)), Some((7, id)));
+        assert_eq!(parse_cached_key(b"short"), None);
+    }
+}

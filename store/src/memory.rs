@@ -1,0 +1,231 @@
+//! `Memory`: the reference implementation of the store's contract.
+//!
+//! Everything is a sorted map behind one lock and every figure is counted anew, so what it does
+//! can be read off the code; the other implementations are compared with it. Tests and the
+//! simulator run on it. It promises nothing across a restart: `flush` has nothing to do.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::block::Block;
+use crate::contract::{Batch, BlockStore, Class, Inventory, Ledger, Table, Usage};
+use crate::error::{ReadError, WriteError};
+use crate::id::BlockId;
+
+/// A store in memory.
+#[derive(Debug, Default)]
+pub struct Memory {
+    quota_bytes: Option<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blocks: BTreeMap<BlockId, Entry>,
+    records: BTreeMap<(Table, Vec<u8>), Bytes>,
+    /// Counts insertions, so that the oldest cached block is known.
+    inserted: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    bytes: Bytes,
+    class: Class,
+    owed: bool,
+    copies: u8,
+    order: u64,
+}
+
+impl Memory {
+    /// An empty store without a quota.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty store that takes at most this many sealed bytes.
+    pub fn with_quota(quota_bytes: u64) -> Self {
+        Self { quota_bytes: Some(quota_bytes), ..Self::default() }
+    }
+
+    /// For tests: damages a held block as a failing disk would, so that reading it is `Corrupt`.
+    /// Whether it was held.
+    pub fn corrupt(&self, id: &BlockId) -> bool {
+        let mut state = self.state();
+        let Some(entry) = state.blocks.get_mut(id) else { return false };
+        let mut bytes = entry.bytes.to_vec();
+        bytes[0] ^= 1;
+        entry.bytes = bytes.into();
+        true
+    }
+
+    /// Every change is a single assignment or insertion, so a holder that panicked left the
+    /// state whole.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        for entry in self.blocks.values() {
+            let bytes = match entry.class {
+                Class::Pinned => &mut usage.pinned_bytes,
+                Class::InRange => &mut usage.in_range_bytes,
+                Class::Cached => &mut usage.cached_bytes,
+            };
+            *bytes += entry.bytes.len() as u64;
+            usage.blocks += 1;
+        }
+        usage
+    }
+
+    /// Makes room for `length` bytes by forgetting cached blocks, oldest first; nothing is
+    /// forgotten where that would not be enough.
+    fn make_room(&mut self, length: u64, quota: u64) -> Result<(), WriteError> {
+        let used = self.usage().used_bytes();
+        let mut oldest: Vec<_> = self
+            .blocks
+            .iter()
+            .filter(|(_, entry)| entry.class == Class::Cached && !entry.owed)
+            .map(|(id, entry)| (entry.order, *id, entry.bytes.len() as u64))
+            .collect();
+        oldest.sort_unstable();
+        let mut left = used;
+        let mut evicted = Vec::new();
+        for (_, id, bytes) in oldest {
+            if left + length <= quota {
+                break;
+            }
+            left -= bytes;
+            evicted.push(id);
+        }
+        if left + length > quota {
+            return Err(WriteError::Full { used, limit: quota });
+        }
+        for id in evicted {
+            self.blocks.remove(&id);
+        }
+        Ok(())
+    }
+
+    fn ids_where(
+        &self,
+        after: Option<&BlockId>,
+        limit: usize,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Vec<BlockId> {
+        self.blocks
+            .iter()
+            .filter(|(id, entry)| after.is_none_or(|after| *id > after) && wanted(entry))
+            .map(|(id, _)| *id)
+            .take(limit)
+            .collect()
+    }
+}
+
+impl BlockStore for Memory {
+    fn get(&self, id: &BlockId) -> Result<Block, ReadError> {
+        let bytes = match self.state().blocks.get(id) {
+            Some(entry) => entry.bytes.clone(),
+            None => return Err(ReadError::Missing { id: *id }),
+        };
+        Block::verified(*id, bytes)
+            .map_err(|error| ReadError::Corrupt { id: *id, detail: error.to_string() })
+    }
+
+    fn contains(&self, id: &BlockId) -> Result<bool, ReadError> {
+        Ok(self.state().blocks.contains_key(id))
+    }
+
+    fn put(&self, block: &Block, class: Class) -> Result<(), WriteError> {
+        let mut state = self.state();
+        if let Some(entry) = state.blocks.get_mut(&block.id()) {
+            if class > entry.class {
+                entry.class = class;
+                entry.owed |= class == Class::Pinned;
+            }
+            return Ok(());
+        }
+        if let Some(quota) = self.quota_bytes {
+            state.make_room(block.bytes().len() as u64, quota)?;
+        }
+        let order = state.inserted;
+        state.inserted += 1;
+        let owed = class == Class::Pinned;
+        let entry = Entry { bytes: block.bytes().clone(), class, owed, copies: 0, order };
+        state.blocks.insert(block.id(), entry);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), WriteError> {
+        Ok(())
+    }
+}
+
+impl Inventory for Memory {
+    fn ids(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BlockId>, ReadError> {
+        Ok(self.state().ids_where(after, limit, |_| true))
+    }
+
+    fn owed(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BlockId>, ReadError> {
+        Ok(self.state().ids_where(after, limit, |entry| entry.owed))
+    }
+
+    fn owed_totals(&self) -> (u64, u64) {
+        let state = self.state();
+        let owed = state.blocks.values().filter(|entry| entry.owed);
+        owed.fold((0, 0), |(blocks, bytes), entry| (blocks + 1, bytes + entry.bytes.len() as u64))
+    }
+
+    fn copies(&self, id: &BlockId) -> Result<u8, ReadError> {
+        Ok(self.state().blocks.get(id).map_or(0, |entry| entry.copies))
+    }
+
+    fn set_copies(&self, id: &BlockId, copies: u8, settled: bool) -> Result<(), WriteError> {
+        if let Some(entry) = self.state().blocks.get_mut(id) {
+            entry.copies = copies;
+            entry.owed = !settled;
+        }
+        Ok(())
+    }
+
+    fn usage(&self) -> Usage {
+        let usage = self.state().usage();
+        let quota_bytes = self.quota_bytes.unwrap_or(u64::MAX);
+        Usage { quota_bytes, disk_free_bytes: quota_bytes - usage.used_bytes(), ..usage }
+    }
+
+    fn remove(&self, id: &BlockId) -> Result<(), WriteError> {
+        self.state().blocks.remove(id);
+        Ok(())
+    }
+}
+
+impl Ledger for Memory {
+    fn read(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.state().records.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>, ReadError> {
+        let state = self.state();
+        let from = state.records.range((table, prefix.to_vec())..);
+        Ok(from
+            .take_while(|((found, key), _)| *found == table && key.starts_with(prefix))
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect())
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), WriteError> {
+        let mut state = self.state();
+        for (table, key, value) in batch.changes {
+            match value {
+                Some(value) => state.records.insert((table, key), value),
+                None => state.records.remove(&(table, key)),
+            };
+        }
+        Ok(())
+    }
+}
