@@ -1,4 +1,10 @@
 //! Integration tests, in one binary: what needs more than one module, process or machine.
 
+mod cli;
 mod conformance;
+mod crash;
+mod memory;
+mod mount;
+mod network;
+mod privacy;
 mod tidy;

@@ -1,4 +1,6 @@
 //! What the tests of xorfs share: nothing here is part of the product.
 
+pub mod cluster;
 pub mod conformance;
+pub mod files;
 pub mod tidy;

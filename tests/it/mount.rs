@@ -1,0 +1,187 @@
+//! The mount as a user meets it: made and taken off by commands, by signals, and after a death.
+//!
+//! The filesystem behind it is tested in `xorfs-fuse`; here it is processes and the kernel.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use xorfs_tests::cluster::{Cluster, NODE_DEADLINE, fuse_available, is_mounted, wait_until};
+use xorfs_tests::files::{Tree, pattern};
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are text")
+}
+
+fn xattr(path: &Path, name: &str) -> String {
+    let mut value = vec![0; 4096];
+    let length = rustix::fs::getxattr(path, name, value.as_mut_slice());
+    let length = length.unwrap_or_else(|error| panic!("{name} of {}: {error}", path.display()));
+    String::from_utf8(value[..length].to_vec()).expect("attributes of ours are text")
+}
+
+fn expect_gone(dir: &Path) {
+    wait_until("the mount is gone", NODE_DEADLINE, || !is_mounted(dir));
+    assert_eq!(fs::read_dir(dir).expect("lists").count(), 0, "what is below a mount is empty");
+}
+
+#[test]
+fn a_mount_comes_and_goes() {
+    if !fuse_available("a_mount_comes_and_goes") {
+        return;
+    }
+    let mut cluster = Cluster::start(1);
+    let node = &mut cluster.nodes[0];
+    let dir = node.mount();
+    assert!(is_mounted(&dir), "mount returns once it is usable");
+    let names: Vec<PathBuf> =
+        fs::read_dir(&dir).expect("lists").map(|entry| entry.expect("lists").path()).collect();
+    assert!(names.contains(&dir.join("main")), "{names:?}");
+
+    // Busy: a file is open and somebody stands inside.
+    let path = dir.join("main/open.txt");
+    fs::write(&path, "kept").expect("writes");
+    let open = fs::File::open(&path).expect("opens");
+    node.xorfs(&["unmount", text(&dir)]).ok();
+    expect_gone(&dir);
+    drop(open);
+
+    node.mount();
+    assert_eq!(fs::read_to_string(&path).expect("reads"), "kept");
+}
+
+#[test]
+fn sigterm_flushes_and_unmounts() {
+    if !fuse_available("sigterm_flushes_and_unmounts") {
+        return;
+    }
+    let mut cluster = Cluster::start(1);
+    let node = &mut cluster.nodes[0];
+    let dir = node.mount();
+    let tree = Tree::new(81, 30, 1 << 20);
+    // Not synced by anybody: leaving has to do it.
+    tree.write(&dir.join("main/tree")).expect("writes");
+    assert!(node.terminate().success());
+    expect_gone(&dir);
+    node.restart();
+    node.mount();
+    assert_eq!(tree.differences(&dir.join("main/tree")), Vec::<String>::new());
+}
+
+#[test]
+fn a_dead_mount_is_cleared_by_the_next() {
+    if !fuse_available("a_dead_mount_is_cleared_by_the_next") {
+        return;
+    }
+    let mut cluster = Cluster::start(1);
+    let node = &mut cluster.nodes[0];
+    let dir = node.mount();
+    node.kill9();
+    assert!(is_mounted(&dir), "a killed process leaves its mount behind");
+    node.restart();
+    node.mount();
+    fs::write(dir.join("main/after.txt"), "alive").expect("writes");
+    assert_eq!(fs::read_to_string(dir.join("main/after.txt")).expect("reads"), "alive");
+
+    // And by `unmount`, where nobody mounts again.
+    node.kill9();
+    node.xorfs(&["unmount", text(&dir)]).ok();
+    expect_gone(&dir);
+}
+
+#[test]
+fn a_file_tells_its_level() {
+    if !fuse_available("a_file_tells_its_level") {
+        return;
+    }
+    let mut cluster = Cluster::start(2);
+    let node = &mut cluster.nodes[0];
+    let path = node.mount().join("main/level.bin");
+    fs::write(&path, pattern(82, 300_000)).expect("writes");
+    fs::File::open(&path).expect("opens").sync_all().expect("syncs");
+    let state = xattr(&path, "user.xorfs.state");
+    assert!(["staged", "sealed", "replicated"].contains(&state.as_str()), "{state}");
+    wait_until("it is sealed without being asked", Duration::from_secs(40), || {
+        xattr(&path, "user.xorfs.state") != "staged"
+    });
+    node.xorfs(&["sync", text(&path)]).ok();
+    assert_eq!(xattr(&path, "user.xorfs.state"), "replicated");
+    assert_eq!(xattr(&path, "user.xorfs.replicas").split('/').next(), Some("2"));
+    assert_eq!(xattr(&path, "user.xorfs.link"), node.xorfs(&["link", text(&path)]).ok().text());
+    assert_eq!(xattr(&path, "user.xorfs.id").len(), 64);
+
+    // A change takes it back to the first level.
+    fs::write(&path, "changed").expect("writes");
+    assert_ne!(xattr(&path, "user.xorfs.state"), "replicated");
+}
+
+#[test]
+fn free_space_is_that_of_the_disk() {
+    if !fuse_available("free_space_is_that_of_the_disk") {
+        return;
+    }
+    let mut cluster = Cluster::start(1);
+    let dir = cluster.nodes[0].mount();
+    let figures = rustix::fs::statvfs(&dir).expect("asks");
+    let (all, free) = (figures.f_blocks, figures.f_bfree);
+    assert!(0 < free && free <= all, "{free} of {all} blocks are free");
+}
+
+#[test]
+fn a_mount_without_a_daemon_brings_its_own() {
+    if !fuse_available("a_mount_without_a_daemon_brings_its_own") {
+        return;
+    }
+    let mut cluster = Cluster::start(1);
+    let node = &mut cluster.nodes[0];
+    assert!(node.terminate().success());
+    let dir = node.mount();
+    fs::write(dir.join("main/own.txt"), "own").expect("writes");
+    node.xorfs(&["unmount", text(&dir)]).ok();
+    expect_gone(&dir);
+    // The node that came with the mount leaves with it, and with it its lock on the home.
+    wait_until("the home is free again", NODE_DEADLINE, || {
+        !fs::read_dir("/proc").expect("lists").flatten().any(|entry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.contains("daemon") && line.contains(text(&node.home))
+        })
+    });
+    node.restart();
+    assert_eq!(node.xorfs(&["cat", "main:/own.txt"]).ok().text(), "own");
+}
+
+#[test]
+fn bad_mount_points_are_named() {
+    if !fuse_available("bad_mount_points_are_named") {
+        return;
+    }
+    let mut cluster = Cluster::start(1);
+    let work = cluster.dir().to_owned();
+    let node = &mut cluster.nodes[0];
+
+    let missing = work.join("missing");
+    let outcome = node.xorfs(&["mount", text(&missing)]).says(&[text(&missing)]);
+    assert!(outcome.code.is_some_and(|code| code != 0));
+    assert!(!missing.exists(), "a mistyped path is not made");
+
+    let full = work.join("full");
+    fs::create_dir(&full).expect("creates");
+    fs::write(full.join("file"), "kept").expect("writes");
+    let outcome = node.xorfs(&["mount", text(&full)]).says(&[text(&full), "not empty"]);
+    assert!(outcome.code.is_some_and(|code| code != 0));
+    assert_eq!(fs::read_to_string(full.join("file")).expect("reads"), "kept");
+
+    let file = work.join("a-file");
+    fs::write(&file, "kept").expect("writes");
+    let outcome = node.xorfs(&["mount", text(&file)]).says(&[text(&file), "director"]);
+    assert!(outcome.code.is_some_and(|code| code != 0));
+
+    let dir = node.mount();
+    let outcome = node.xorfs(&["mount", text(&dir)]).says(&[text(&dir), "already"]);
+    assert!(outcome.code.is_some_and(|code| code != 0));
+    assert!(dir.join("main").is_dir(), "the mount that was there goes on");
+
+    let outcome = node.xorfs(&["unmount", text(&full)]).says(&[text(&full)]);
+    assert!(outcome.code.is_some_and(|code| code != 0), "nothing is mounted there");
+}
