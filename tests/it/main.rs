@@ -3,6 +3,7 @@
 mod cli;
 mod conformance;
 mod crash;
+mod local;
 mod memory;
 mod mount;
 mod network;

@@ -1,0 +1,395 @@
+//! The local store against what disks and processes do: SIGKILL, failed writes, damaged files,
+//! a second process, a newer version.
+//!
+//! Where a process has to die, a test starts this binary again with one of the `child_` tests
+//! below, which do nothing unless the variables of [`Child`] are set.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use xorfs_store::{
+    Batch, Block, BlockStore, Class, Inventory, Ledger, Local, LocalConfig, OpenError, ReadError,
+    Table, WriteError,
+};
+use xorfs_tests::conformance::block;
+
+const DIR: &str = "XORFS_TEST_CHILD_DIR";
+const SEED: &str = "XORFS_TEST_CHILD_SEED";
+
+/// Starts of the lines with which a child says what was promised to it.
+const ACKNOWLEDGED: &str = "acknowledged ";
+
+fn config() -> LocalConfig {
+    LocalConfig { memory_bytes: 16 << 20, disk_reserve_bytes: 0, ..LocalConfig::default() }
+}
+
+/// What a child test was started with.
+struct Child {
+    dir: PathBuf,
+    seed: u64,
+}
+
+impl Child {
+    /// `None` in an ordinary run of the tests.
+    fn wanted() -> Option<Self> {
+        let dir = std::env::var_os(DIR)?.into();
+        let seed = std::env::var(SEED).unwrap().parse().unwrap();
+        Some(Self { dir, seed })
+    }
+
+    fn command(test: &str, dir: &Path, seed: u64) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", test, "--nocapture", "--include-ignored", "--test-threads=1"])
+            .env(DIR, dir)
+            .env(SEED, seed.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        command
+    }
+}
+
+fn acknowledge(what: u64) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n{ACKNOWLEDGED}{what}").unwrap();
+    out.flush().unwrap();
+}
+
+fn acknowledged(line: &str) -> Option<u64> {
+    line.strip_prefix(ACKNOWLEDGED)?.parse().ok()
+}
+
+/// What step `step` of the crash writer does is a function of the seed, so that the parent knows
+/// what to look for.
+struct Step {
+    blocks: Vec<(Block, Class)>,
+    /// The first block of this earlier step is removed.
+    removes: Option<u64>,
+}
+
+impl Step {
+    fn of(seed: u64, step: u64) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed << 32 | step);
+        let blocks = (0..random.random_range(1..5_u64))
+            .map(|n| {
+                let length = random.random_range(1..200_000);
+                let class = match random.random_range(0..3) {
+                    0 => Class::Cached,
+                    1 => Class::InRange,
+                    _ => Class::Pinned,
+                };
+                (block(seed << 40 | step << 8 | n, length), class)
+            })
+            .collect();
+        Self { blocks, removes: (step % 5 == 4).then(|| step - 3) }
+    }
+}
+
+#[test]
+fn child_writes_until_killed() {
+    let Some(Child { dir, seed }) = Child::wanted() else { return };
+    let store = Local::open(&dir, config()).unwrap();
+    for step in 0.. {
+        let Step { blocks, removes } = Step::of(seed, step);
+        for (block, class) in &blocks {
+            store.put(block, *class).unwrap();
+        }
+        store.set_copies(&blocks[0].0.id(), 3, step % 2 == 0).unwrap();
+        if let Some(earlier) = removes {
+            store.remove(&Step::of(seed, earlier).blocks[0].0.id()).unwrap();
+        }
+        store.flush().unwrap();
+        let mut batch = Batch::new();
+        batch.put(Table::Heads, *b"newest", step.to_be_bytes().to_vec());
+        batch.put(Table::Journal, step.to_be_bytes(), vec![7; 2000]);
+        store.commit(batch).unwrap();
+        acknowledge(step);
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_sigkill() {
+    for seed in 1..=6 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut child =
+            Child::command("local::child_writes_until_killed", dir.path(), seed).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let wanted = random.random_range(1..40);
+        let mut acked = None;
+        while acked.is_none_or(|acked| acked < wanted) {
+            let line = lines.next().expect("the child goes on until killed").unwrap();
+            acked = acknowledged(&line).or(acked);
+        }
+        // Somewhere inside a later step, not between two.
+        std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let acked = lines.filter_map(|line| acknowledged(&line.ok()?)).last().or(acked).unwrap();
+        check_after_crash(&Local::open(dir.path(), config()).unwrap(), seed, acked);
+    }
+}
+
+fn check_after_crash(store: &Local, seed: u64, acked: u64) {
+    let newest = store.read(Table::Heads, b"newest").unwrap().expect("a head was acknowledged");
+    let newest = u64::from_be_bytes((*newest).try_into().unwrap());
+    assert!(newest >= acked, "seed {seed}: step {acked} was acknowledged, {newest} is there");
+    let journal = store.scan(Table::Journal, b"").unwrap();
+    let keys: Vec<_> = (0..=newest).map(|step| step.to_be_bytes().to_vec()).collect();
+    assert!(journal.iter().map(|(key, _)| key).eq(&keys), "seed {seed}: batches are whole");
+
+    // The newest head is there, so everything flushed before it is, acknowledged or not.
+    let removed: BTreeSet<_> = (0..=newest).filter_map(|s| Step::of(seed, s).removes).collect();
+    for step in 0..=newest {
+        for (n, (block, _)) in Step::of(seed, step).blocks.iter().enumerate() {
+            let read = store.get(&block.id());
+            if n == 0 && removed.contains(&step) {
+                assert!(matches!(read, Err(ReadError::Missing { .. })), "seed {seed} step {step}");
+            } else if n > 0 || Some(step) != Step::of(seed, newest + 1).removes {
+                assert_eq!(read.unwrap(), *block, "seed {seed} step {step}");
+            }
+        }
+    }
+    check_consistency(store);
+}
+
+/// Every row has its block, and the counters are the sums over the rows.
+fn check_consistency(store: &Local) {
+    let ids = store.ids(None, usize::MAX).unwrap();
+    let lengths: Vec<_> =
+        ids.iter().map(|id| store.get(id).unwrap().bytes().len() as u64).collect();
+    let usage = store.usage();
+    assert_eq!((usage.blocks, usage.used_bytes()), (ids.len() as u64, lengths.iter().sum()));
+    let owed = store.owed(None, usize::MAX).unwrap();
+    let owed_bytes = owed.iter().map(|id| store.get(id).unwrap().bytes().len() as u64).sum();
+    assert_eq!(store.owed_totals(), (owed.len() as u64, owed_bytes));
+}
+
+/// Under a limit on the size of a file a flush fails as on a broken disk: not with `ENOSPC`.
+#[test]
+fn child_meets_a_failing_disk() {
+    let Some(Child { dir, .. }) = Child::wanted() else { return };
+    let store = Local::open(&dir, config()).unwrap();
+    store.put(&block(1, 100_000), Class::Pinned).unwrap();
+    store.flush().unwrap();
+    let limit = libc::rlimit { rlim_cur: 200_000, rlim_max: 200_000 };
+    // SAFETY: both calls only change limits of this child process; the struct outlives the call.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+    }
+    store.put(&block(2, 500_000), Class::Pinned).unwrap();
+    assert!(matches!(store.flush(), Err(WriteError::Io(_))));
+    let refused = |result| matches!(result, Err(WriteError::Poisoned { reason }) if reason.contains("File too large"));
+    assert!(refused(store.flush()));
+    assert!(refused(store.put(&block(3, 10), Class::Cached)));
+    assert!(refused(store.remove(&block(1, 100_000).id())));
+    assert!(refused(store.set_copies(&block(1, 100_000).id(), 1, true)));
+    assert!(refused(store.commit(Batch::new())));
+    assert_eq!(store.get(&block(1, 100_000).id()).unwrap(), block(1, 100_000), "reads go on");
+    acknowledge(1);
+    // As a crash would: what is not on the disk now never gets there.
+    std::process::exit(0);
+}
+
+#[test]
+fn a_failed_write_stops_writes_until_reopened() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Child::command("local::child_meets_a_failing_disk", dir.path(), 0)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.lines().any(|line| acknowledged(line) == Some(1)), "{output:?}");
+    let store = Local::open(dir.path(), config()).unwrap();
+    assert_eq!(store.get(&block(1, 100_000).id()).unwrap(), block(1, 100_000));
+    assert!(matches!(store.get(&block(2, 500_000).id()), Err(ReadError::Missing { .. })));
+    check_consistency(&store);
+    store.put(&block(2, 500_000), Class::Pinned).unwrap();
+    store.flush().unwrap();
+}
+
+/// Files of the store with this ending.
+fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found: Vec<_> = fs::read_dir(dir.join("db"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == ending))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_damaged_file_never_reads_as_wrong_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks: Vec<_> = (0..60).map(|n| block(n, if n % 3 == 0 { 700 } else { 9000 })).collect();
+    {
+        let store = Local::open(dir.path(), config()).unwrap();
+        for block in &blocks {
+            store.put(block, Class::Pinned).unwrap();
+        }
+        store.flush().unwrap();
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let (mut refused, mut corrupt) = (0, 0);
+    for (ending, flips) in [("blob", 12), ("sst", 24)] {
+        let files = files(dir.path(), ending);
+        assert!(!files.is_empty());
+        for _ in 0..flips {
+            let file = &files[random.random_range(0..files.len())];
+            let whole = fs::read(file).unwrap();
+            let mut damaged = whole.clone();
+            let at = random.random_range(0..damaged.len());
+            damaged[at] ^= 1 << random.random_range(0..8);
+            fs::write(file, damaged).unwrap();
+            match Local::open(dir.path(), config()) {
+                Err(OpenError::Damaged { .. } | OpenError::Io(_)) => refused += 1,
+                Err(other) => panic!("{file:?} at {at}: {other:?}"),
+                Ok(store) => corrupt += damaged_reads(&store, &blocks),
+            }
+            fs::write(file, whole).unwrap();
+        }
+        if ending == "blob" {
+            assert_eq!(refused, 0, "a damaged blob file does not keep the store from opening");
+            assert!(corrupt >= 6, "most flips hit a block: {corrupt}");
+        }
+    }
+    assert_eq!(damaged_reads(&Local::open(dir.path(), config()).unwrap(), &blocks), 0);
+}
+
+/// Reads every block: right, or an error. Returns the number of errors.
+fn damaged_reads(store: &Local, blocks: &[Block]) -> usize {
+    let mut damaged = 0;
+    for block in blocks {
+        match store.get(&block.id()) {
+            Ok(read) => assert_eq!(read, *block),
+            Err(ReadError::Corrupt { id, .. }) if id == block.id() => damaged += 1,
+            Err(ReadError::Io(_)) => damaged += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    damaged
+}
+
+#[test]
+fn a_newer_store_is_refused_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Local::open(dir.path(), config()).unwrap());
+    let format = dir.path().join("format");
+    assert_eq!(fs::read_to_string(&format).unwrap(), "xorfs store format 1\n");
+    fs::write(&format, "xorfs store format 2\n").unwrap();
+    let before = files(dir.path(), "log");
+    let refused = Local::open(dir.path(), config());
+    assert!(matches!(refused, Err(OpenError::Newer { found: 2, known: 1 })), "{refused:?}");
+    assert_eq!(files(dir.path(), "log"), before);
+    for text in ["", "xorfs store format 0\n", "xorfs store format x\n", "something else"] {
+        fs::write(&format, text).unwrap();
+        let refused = Local::open(dir.path(), config());
+        assert!(matches!(refused, Err(OpenError::Damaged { .. })), "{text:?}: {refused:?}");
+    }
+    fs::remove_file(&format).unwrap();
+    let refused = Local::open(dir.path(), config());
+    assert!(matches!(refused, Err(OpenError::Damaged { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_store_is_open_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Local::open(dir.path(), config()).unwrap();
+    assert!(matches!(Local::open(dir.path(), config()), Err(OpenError::Locked)));
+    drop(store);
+    Local::open(dir.path(), config()).unwrap();
+}
+
+/// Bytes of all blob files.
+fn blob_bytes(dir: &Path) -> u64 {
+    files(dir, "blob").iter().map(|file| fs::metadata(file).map_or(0, |file| file.len())).sum()
+}
+
+#[test]
+fn the_space_of_forgotten_blocks_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Local::open(dir.path(), config()).unwrap();
+    let blocks = || (0..160).map(|n| block(n, 1 << 20));
+    for (n, block) in blocks().enumerate() {
+        store.put(&block, Class::InRange).unwrap();
+        if n % 16 == 15 {
+            store.flush().unwrap();
+        }
+    }
+    assert!(blob_bytes(dir.path()) >= 160 << 20);
+    for (n, block) in blocks().enumerate() {
+        if n % 4 != 0 {
+            store.remove(&block.id()).unwrap();
+        }
+    }
+    // 40 MiB are alive, and 64 MiB of garbage are allowed.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while blob_bytes(dir.path()) > 120 << 20 {
+        assert!(Instant::now() < deadline, "{} are left", blob_bytes(dir.path()));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for block in blocks().step_by(4) {
+        assert_eq!(store.get(&block.id()).unwrap(), block);
+    }
+    check_consistency(&store);
+}
+
+/// Puts and reads as many times 16 MiB as the seed says, and acknowledges its peak of memory.
+#[test]
+fn child_fills_a_store() {
+    let Some(Child { dir, seed: rounds }) = Child::wanted() else { return };
+    let store = Local::open(&dir, LocalConfig::default()).unwrap();
+    let mut bytes = block(0, 1 << 18).bytes().to_vec();
+    let mut ids = Vec::new();
+    let (mut putting, mut getting) = (Duration::ZERO, Duration::ZERO);
+    for n in 0..rounds * 64 {
+        bytes[..8].copy_from_slice(&n.to_le_bytes());
+        let block = Block::new(bytes.clone().into()).unwrap();
+        ids.push(block.id());
+        let start = Instant::now();
+        store.put(&block, Class::Pinned).unwrap();
+        putting += start.elapsed();
+    }
+    let start = Instant::now();
+    store.flush().unwrap();
+    putting += start.elapsed();
+    for id in &ids {
+        let start = Instant::now();
+        store.get(id).unwrap();
+        getting += start.elapsed();
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let mib = (rounds * 16) as f64;
+    writeln!(
+        std::io::stderr(),
+        "{mib} MiB in blocks of 256 KiB: put and flush {:.0} MiB/s, get {:.0} MiB/s, peak {} MiB",
+        mib / putting.as_secs_f64(),
+        mib / getting.as_secs_f64(),
+        peak_kib / 1024
+    )
+    .unwrap();
+    acknowledge(peak_kib);
+}
+
+#[test]
+fn memory_stays_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    // Four times what the settings allow in memory.
+    let output = Child::command("local::child_fills_a_store", dir.path(), 32)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let peak_kib = text.lines().find_map(acknowledged).expect("the child ended well");
+    assert!(peak_kib < 256 << 10, "{peak_kib} KiB");
+}
