@@ -35,11 +35,11 @@ rate() {
 print_table() {
     local row what ms note
     say
-    printf '%-44s  %10s  %s\n' step time result
-    printf '%-44s  %10s  %s\n' "$(printf '%.0s-' {1..44})" ---------- ----------------
+    printf '%-46s  %10s  %s\n' step time result
+    printf '%-46s  %10s  %s\n' "$(printf '%.0s-' {1..46})" ---------- ----------------
     for row in "${ROWS[@]}"; do
         IFS='|' read -r what ms note <<<"$row"
-        printf '%-44s  %10s  %s\n' "$what" "$(seconds "$ms")" "$note"
+        printf '%-46s  %10s  %s\n' "$what" "$(seconds "$ms")" "$note"
     done
 }
 
