@@ -4,13 +4,16 @@
 //! no `fuser` type and is tested without a mount; commands use it directly. The adapter turns
 //! kernel requests into calls of it.
 
+mod adapter;
 mod config;
 mod errno;
 mod error;
+mod session;
 mod view;
 
 pub use config::{HeadSource, ViewConfig};
 pub use error::FsError;
+pub use session::{Mount, MountError, MountOptions, unmount};
 pub use view::View;
 pub use view::types::{
     DirEntry, FileHandle, FsStats, InodeNo, Kind, Owner, RenameMode, SetAttr, Stat, VolumeStatus,
