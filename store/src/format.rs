@@ -158,10 +158,6 @@ impl<'a> Decoder<'a> {
         self.raw(length)
     }
 
-    pub(crate) fn rest(self) -> &'a [u8] {
-        self.0
-    }
-
     pub(crate) fn finish(self) -> Result<(), FormatError> {
         match self.0.len() {
             0 => Ok(()),
@@ -193,7 +189,7 @@ mod tests {
             if let Ok(value) = decoder.varint() {
                 let mut encoder = Encoder::default();
                 encoder.varint(value);
-                let used = bytes.len() - decoder.rest().len();
+                let used = bytes.len() - decoder.0.len();
                 prop_assert_eq!(encoder.finish(), &bytes[..used]);
             }
         }

@@ -6,6 +6,8 @@
 //! This crate knows neither the network nor the mount.
 
 mod block;
+mod cache;
+mod chunk;
 mod config;
 mod contract;
 mod error;
@@ -35,7 +37,7 @@ pub use tree::entry::{
     XATTR_BYTES_MAX, XATTR_INLINE_BYTES_MAX, XattrMap, Xattrs,
 };
 pub use tree::head::{HEAD_BYTES_MAX, Head, HeadError, VolumeId};
-pub use tree::link::{LINK_NAME_BYTES_MAX, Link, LinkError, LinkNode, TreeLink};
+pub use tree::link::{LINK_NAME_BYTES_MAX, LINK_PREFIX, Link, LinkError, LinkNode, TreeLink};
 pub use tree::reader::Reader;
 pub use tree::volume::{ConvergenceSecret, ReadKey, StagingKey, VolumeSecret};
 pub use tree::writer::{Draft, Writer};

@@ -18,7 +18,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::block::BLOCK_BYTES_MAX;
 use crate::format::{Decoder, Encoder, FORMAT_VERSION, FormatError};
-use crate::id::{BlockId, ID_BYTES};
+use crate::id::BlockId;
 use crate::tree::volume::ConvergenceSecret;
 
 /// Plaintext bytes in a segment. Measured: 4 KiB random reads fall from 20,000/s to 2,000/s as
@@ -89,9 +89,6 @@ pub struct BlockRef {
 }
 
 impl BlockRef {
-    /// Encoded bytes at the least: id, two one-byte varints, encoding, key.
-    pub(crate) const ENCODED_BYTES_MIN: usize = ID_BYTES + 2 + 1 + 32;
-
     /// The block that holds the piece.
     pub fn block(&self) -> BlockId {
         self.id

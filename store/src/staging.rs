@@ -1,10 +1,25 @@
-//! Staging: the crash-safe journal of what is not sealed yet.
-use std::sync::Arc;
+//! Staging: the crash-safe journal of what a volume was told and has not sealed yet.
+//!
+//! `fsync` appends the changes since the last one as a single synced batch. A change is logical
+//! and names its file by path, so that a volume recovers by doing the journal again over its last
+//! sealed root, through the same code that did it first. Records are sealed under the volume's
+//! staging key: neither data nor names reach the disk in plaintext.
+//!
+//! Invariant: the records in the ledger are exactly the changes after the newest head; the batch
+//! that commits a head removes what it sealed.
+
+mod codec;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::contract::{BlockStore, Ledger};
+use crate::contract::{Batch, BlockStore, Ledger, Table};
 use crate::error::{ReadError, WriteError};
+use crate::format::{FORMAT_VERSION, FormatError};
+use crate::id::{BlockId, ID_BYTES};
+use crate::seal::{Kind, PieceKey, seal, unseal};
 use crate::tree::entry::{Entry, Timestamp};
 use crate::tree::head::{Head, VolumeId};
 use crate::tree::volume::StagingKey;
@@ -15,11 +30,11 @@ pub type TreePath = Vec<u8>;
 /// One change of a volume, as absolute as can be, so that replaying it needs no judgement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A new name with a new inode. The entry's content is empty; its `attr.ino` is fresh.
+    /// A new name with a new inode.
     Create {
         /// Where.
         path: TreePath,
-        /// What, complete.
+        /// What, complete; its content is empty and its `attr.ino` fresh.
         entry: Box<Entry>,
     },
     /// A further name of a file.
@@ -28,14 +43,14 @@ pub enum Change {
         from: TreePath,
         /// The new one.
         to: TreePath,
-        /// New ctime.
+        /// New ctime of the file; mtime and ctime of the directory.
         time: Timestamp,
     },
-    /// A name goes (file, empty directory or anything else).
+    /// A name goes: of a file, an empty directory or anything else.
     Remove {
         /// Which.
         path: TreePath,
-        /// When.
+        /// New times of the directory, and ctime of what remains of the file.
         time: Timestamp,
     },
     /// A name moves, replacing what is at `to`, or changes places with it.
@@ -46,7 +61,7 @@ pub enum Change {
         to: TreePath,
         /// Whether both change places.
         exchange: bool,
-        /// When.
+        /// New times of both directories.
         time: Timestamp,
     },
     /// Bytes are written; the file grows where needed.
@@ -90,9 +105,9 @@ pub enum Change {
     SetXattr {
         /// Whose.
         path: TreePath,
-        /// Name.
+        /// Its name.
         name: Vec<u8>,
-        /// Value.
+        /// Its value.
         value: Option<Vec<u8>>,
         /// New ctime.
         time: Timestamp,
@@ -100,35 +115,135 @@ pub enum Change {
 }
 
 /// The journal of one volume.
-#[derive(Debug)]
-pub struct Journal;
+pub struct Journal {
+    ledger: Arc<dyn Ledger>,
+    volume: VolumeId,
+    key: StagingKey,
+    /// Sequence numbers in the ledger.
+    held: Mutex<BTreeSet<u64>>,
+}
 
 impl Journal {
     /// Opens a volume's journal and reads what it holds, oldest first, with sequence numbers.
+    ///
+    /// # Errors
+    /// `Corrupt` names the volume's point where a record does not open or decode.
     pub fn open(
-        _ledger: Arc<dyn Ledger>,
-        _volume: VolumeId,
-        _key: &StagingKey,
+        ledger: Arc<dyn Ledger>,
+        volume: VolumeId,
+        key: &StagingKey,
     ) -> Result<(Self, Vec<(u64, Change)>), ReadError> {
-        todo!()
+        let mut changes = Vec::new();
+        for (record_key, value) in ledger.scan(Table::Journal, volume.as_bytes())? {
+            let sequence = sequence_of(&record_key)
+                .ok_or_else(|| corrupt(volume, "a journal record without a sequence number"))?;
+            changes.push((sequence, open_record(key, volume, sequence, &value)?));
+        }
+        let held = Mutex::new(changes.iter().map(|(sequence, _)| *sequence).collect());
+        Ok((Self { ledger, volume, key: key.clone(), held }, changes))
     }
-    /// Makes changes crash-safe: one synced batch. Sequence numbers ascend and are the caller's.
-    pub fn append(&self, _changes: &[(u64, Change)]) -> Result<(), WriteError> {
-        todo!()
+
+    /// Makes changes crash-safe: one synced batch. Sequence numbers ascend, are the caller's and
+    /// start above those of every change before.
+    pub fn append(&self, changes: &[(u64, Change)]) -> Result<(), WriteError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        for (sequence, change) in changes {
+            let mut sealed = vec![FORMAT_VERSION];
+            let key = record_key(&self.key, self.volume, *sequence);
+            seal(Kind::Journal, &key, &change.encode(), &mut sealed);
+            batch.put(Table::Journal, ledger_key(self.volume, *sequence), sealed);
+        }
+        self.ledger.commit(batch)?;
+        self.held().extend(changes.iter().map(|(sequence, _)| *sequence));
+        Ok(())
     }
+
     /// Flushes `blocks`, then makes `head` the volume's newest and drops every record up to and
     /// including `through`, in one synced batch.
     pub fn commit_head(
         &self,
-        _blocks: &dyn BlockStore,
-        _head: &Head,
-        _through: u64,
+        blocks: &dyn BlockStore,
+        head: &Head,
+        through: u64,
     ) -> Result<(), WriteError> {
-        todo!()
+        assert_eq!(head.volume(), self.volume, "a journal commits its own volume's heads");
+        blocks.flush()?;
+        let mut batch = Batch::new();
+        batch.put(Table::Heads, *self.volume.as_bytes(), head.encoded().clone());
+        let sealed: Vec<u64> = self.held().range(..=through).copied().collect();
+        for sequence in &sealed {
+            batch.delete(Table::Journal, ledger_key(self.volume, *sequence));
+        }
+        self.ledger.commit(batch)?;
+        let mut held = self.held();
+        for sequence in sealed {
+            held.remove(&sequence);
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Journal({:?})", self.volume)
     }
 }
 
 /// The newest head that the ledger holds of a volume.
-pub fn stored_head(_ledger: &dyn Ledger, _volume: VolumeId) -> Result<Option<Head>, ReadError> {
-    todo!()
+pub fn stored_head(ledger: &dyn Ledger, volume: VolumeId) -> Result<Option<Head>, ReadError> {
+    let Some(encoded) = ledger.read(Table::Heads, volume.as_bytes())? else { return Ok(None) };
+    let head = Head::decode(encoded).map_err(|error| corrupt(volume, &error.to_string()))?;
+    match head.volume() == volume {
+        true => Ok(Some(head)),
+        false => Err(corrupt(volume, "its head is another volume's")),
+    }
+}
+
+fn open_record(
+    key: &StagingKey,
+    volume: VolumeId,
+    sequence: u64,
+    value: &[u8],
+) -> Result<Change, ReadError> {
+    let newer = |found| ReadError::Newer { id: volume.point(), found };
+    let sealed = match value.split_first() {
+        Some((&FORMAT_VERSION, sealed)) => sealed,
+        Some((&found, _)) if found > FORMAT_VERSION => return Err(newer(found)),
+        _ => return Err(corrupt(volume, "a journal record without a version")),
+    };
+    let plain = unseal(Kind::Journal, &record_key(key, volume, sequence), sealed)
+        .map_err(|error| corrupt(volume, &error.to_string()))?;
+    Change::decode(&plain).map_err(|error| match error {
+        FormatError::Newer(found) => newer(found),
+        error => corrupt(volume, &error.to_string()),
+    })
+}
+
+/// Each record has a key of its own. A number can only come again after a crash lost the record
+/// that had it first, and AES-GCM-SIV then reveals nothing but whether both were equal.
+fn record_key(key: &StagingKey, volume: VolumeId, sequence: u64) -> PieceKey {
+    let mut hasher = blake3::Hasher::new_keyed(key.as_bytes());
+    hasher.update(volume.as_bytes()).update(&sequence.to_le_bytes());
+    PieceKey::from_bytes(*hasher.finalize().as_bytes())
+}
+
+/// Volume id, then the sequence number big-endian, so that a scan is in order.
+fn ledger_key(volume: VolumeId, sequence: u64) -> Vec<u8> {
+    [volume.as_bytes().as_slice(), &sequence.to_be_bytes()].concat()
+}
+
+fn sequence_of(ledger_key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(ledger_key.get(ID_BYTES..)?.try_into().ok()?))
+}
+
+fn corrupt(volume: VolumeId, detail: &str) -> ReadError {
+    let id: BlockId = volume.point();
+    ReadError::Corrupt { id, detail: format!("volume {volume}: {detail}") }
 }

@@ -41,8 +41,7 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Names of this inode. Directories keep 2 plus their subdirectories as tradition has it only
-    /// where a filesystem wants to; xorfs stores 1 for directories.
+    /// Names of this inode; 1 for directories.
     pub nlink: u32,
     /// Last change of the content.
     pub mtime: Timestamp,
@@ -148,11 +147,11 @@ const XATTRS_INLINE: u8 = 0;
 const XATTRS_SEALED: u8 = 1;
 
 impl Timestamp {
-    fn encode(self, encoder: &mut Encoder) {
+    pub(crate) fn encode(self, encoder: &mut Encoder) {
         encoder.i64(self.seconds).u32(self.nanos);
     }
 
-    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, FormatError> {
+    pub(crate) fn decode(decoder: &mut Decoder<'_>) -> Result<Self, FormatError> {
         let (seconds, nanos) = (decoder.i64()?, decoder.u32()?);
         if nanos >= 1_000_000_000 {
             return Err(FormatError::Invalid("a second's nanoseconds"));

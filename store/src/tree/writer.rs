@@ -1,70 +1,315 @@
-//! Writing trees.
+//! Writing trees: from edits to sealed blocks and a signed head.
+//!
+//! The order of calls is the order in which a crash may cut: data, maps, directories (deepest
+//! first), root, head. Nothing that a call seals is named before `flush` completed its block,
+//! and the caller flushes the store before it commits the head (`Journal::commit_head`).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use crate::chunk::{Cutter, PIECE_BYTES_MIN};
 use crate::contract::BlockStore;
-use crate::error::TreeError;
+use crate::error::{ReadError, TreeError, WriteError};
+use crate::format::Encoder;
+use crate::seal::{BlockRef, Kind, PIECE_BYTES_MAX, seal};
 use crate::tree::edit::FileEdit;
-use crate::tree::entry::{Content, Entry, NameOf, VolumeRoot, XattrMap, Xattrs};
+use crate::tree::entry::{
+    Content, Entry, NameOf, VolumeRoot, XATTR_INLINE_BYTES_MAX, XattrMap, Xattrs, encode_xattrs,
+};
 use crate::tree::head::Head;
-use crate::tree::reader::Reader;
+use crate::tree::map::{self, Extent};
+use crate::tree::pack::{Packer, Slot};
+use crate::tree::reader::{Reader, head_key};
+use crate::tree::update::{Root, update};
 use crate::tree::volume::{ConvergenceSecret, VolumeSecret};
 
-/// Seals files and directories into blocks.
-pub struct Writer;
+/// Plaintext bytes read and cut at a time: enough pieces to keep all cores busy, little enough
+/// to stay out of the memory budget's way.
+const CUT_BYTES: usize = 8 << 20;
 
-/// Content whose last piece may still be waiting for its shared block to be completed.
+/// Seals files and directories of one volume into blocks.
+pub struct Writer {
+    reader: Arc<Reader>,
+    packer: Packer,
+    cutter: Cutter,
+}
+
+/// Content whose root may still be waiting for its shared block to be completed.
 #[derive(Debug)]
-pub struct Draft;
+pub struct Draft {
+    size: u64,
+    height: u8,
+    root: DraftRoot,
+}
+
+#[derive(Debug)]
+enum DraftRoot {
+    Known(Option<BlockRef>),
+    Waiting(Slot),
+}
 
 impl Writer {
     /// A writer of one volume's blocks. `reader` reads what is there already.
     pub fn new(
-        _blocks: Arc<dyn BlockStore>,
-        _reader: Arc<Reader>,
-        _secret: ConvergenceSecret,
+        blocks: Arc<dyn BlockStore>,
+        reader: Arc<Reader>,
+        secret: ConvergenceSecret,
     ) -> Self {
-        todo!()
+        let cutter = Cutter::new(&secret);
+        Self { reader, packer: Packer::new(blocks, secret), cutter }
     }
-    /// Seals a file as edited: only what changed is cut anew.
-    pub fn file(&mut self, _edit: &FileEdit) -> Result<Draft, TreeError> {
-        todo!()
+
+    /// Seals a file as edited: only what changed, and what lies around it, is cut anew.
+    pub fn file(&mut self, edit: &FileEdit) -> Result<Draft, TreeError> {
+        if edit.is_clean() {
+            return Ok(Draft::known(edit.base().clone()));
+        }
+        if edit.size() <= PIECE_BYTES_MIN as u64 {
+            return self.small_file(edit);
+        }
+        let extents = self.extents(edit)?;
+        Ok(Draft::known(self.map(edit.size(), extents)?))
     }
+
     /// Seals a directory as changed: `None` removes a name.
     pub fn directory(
         &mut self,
-        _base: &Content,
-        _changes: Vec<(Vec<u8>, Option<Entry>)>,
+        base: &Content,
+        changes: Vec<(Vec<u8>, Option<Entry>)>,
     ) -> Result<Draft, TreeError> {
-        todo!()
+        let root = update(&self.reader, &mut self.packer, counted(base), changes)?;
+        Ok(Draft::of_map(root))
     }
+
     /// Seals the hard-link index as changed: an empty list removes an inode.
     pub fn names(
         &mut self,
-        _base: &Content,
-        _changes: Vec<(u64, Vec<NameOf>)>,
+        base: &Content,
+        changes: Vec<(u64, Vec<NameOf>)>,
     ) -> Result<Draft, TreeError> {
-        todo!()
+        let changes = changes
+            .into_iter()
+            .map(|(ino, mut names)| {
+                names.sort();
+                (ino.to_be_bytes().to_vec(), Some(names).filter(|names| !names.is_empty()))
+            })
+            .collect();
+        let root = update(&self.reader, &mut self.packer, counted(base), changes)?;
+        Ok(Draft::of_map(root))
     }
-    /// Seals extended attributes where they are too large for the entry.
-    pub fn xattrs(&mut self, _map: XattrMap) -> Result<Xattrs, TreeError> {
-        todo!()
+
+    /// Seals extended attributes where they are too large for the entry. The caller keeps them
+    /// within `XATTR_BYTES_MAX`.
+    pub fn xattrs(&mut self, map: XattrMap) -> Result<Xattrs, TreeError> {
+        let mut encoder = Encoder::default();
+        encode_xattrs(&map, &mut encoder);
+        let encoded = encoder.finish();
+        if encoded.len() <= XATTR_INLINE_BYTES_MAX {
+            return Ok(Xattrs::Inline(map));
+        }
+        Ok(Xattrs::Sealed(self.packer.alone(Kind::Xattrs, &encoded)?))
     }
+
     /// Completes the shared block, so that every draft made before can be settled.
     pub fn flush(&mut self) -> Result<(), TreeError> {
-        todo!()
+        Ok(self.packer.flush()?)
     }
-    /// The content of a draft. Panics where `flush` was not called since.
-    pub fn settle(&self, _draft: Draft) -> Content {
-        todo!()
+
+    /// The content of a draft.
+    ///
+    /// # Panics
+    /// If `flush` was not called since the draft was made.
+    pub fn settle(&self, draft: Draft) -> Content {
+        let root = match draft.root {
+            DraftRoot::Known(root) => root,
+            DraftRoot::Waiting(slot) => Some(self.packer.settle(slot)),
+        };
+        Content { size: draft.size, height: draft.height, root }
     }
-    /// Seals the root and signs the head that names it. All blocks are flushed first.
+
+    /// Seals the root and signs the head that follows `previous` and names it. What the head
+    /// names is in the store, but not flushed: commit it with `Journal::commit_head`.
     pub fn head(
         &mut self,
-        _root: &VolumeRoot,
-        _secret: &VolumeSecret,
-        _previous: Option<&Head>,
-        _time_ms: i64,
+        root: &VolumeRoot,
+        secret: &VolumeSecret,
+        previous: Option<&Head>,
+        time_ms: i64,
     ) -> Result<Head, TreeError> {
-        todo!()
+        self.packer.flush()?;
+        let piece = self.packer.alone(Kind::VolumeRoot, &root.encode())?;
+        let mut encoder = Encoder::default();
+        piece.encode(&mut encoder);
+        let sequence = previous.map_or(1, |head| head.sequence() + 1);
+        let key = head_key(&secret.read_key(), secret.id().as_bytes(), sequence);
+        let mut sealed = Vec::new();
+        seal(Kind::HeadRoot, &key, &encoder.finish(), &mut sealed);
+        Ok(Head::sign(secret, previous, time_ms, Bytes::from(sealed)))
     }
+
+    fn small_file(&mut self, edit: &FileEdit) -> Result<Draft, TreeError> {
+        let plain = edit.read_at(&self.reader, 0, PIECE_BYTES_MIN)?;
+        let root = match plain.is_empty() {
+            true => DraftRoot::Known(None),
+            false => DraftRoot::Waiting(self.packer.share(Kind::Data, &plain)?),
+        };
+        Ok(Draft { size: plain.len() as u64, height: 0, root })
+    }
+
+    /// The extents of an edited file: pieces of the base where nothing changed, new ones
+    /// elsewhere, holes where nothing was ever written.
+    fn extents(&self, edit: &FileEdit) -> Result<Vec<Extent>, TreeError> {
+        let (runs, reusable) = layout(edit, &self.base_extents(edit)?);
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut at = 0;
+        for run in runs {
+            push_hole(&mut extents, run.start - at);
+            self.cut_run(edit, &run, &reusable, &mut extents)?;
+            at = run.end;
+        }
+        push_hole(&mut extents, edit.size() - at);
+        Ok(extents)
+    }
+
+    fn base_extents(&self, edit: &FileEdit) -> Result<Vec<(u64, Extent)>, ReadError> {
+        let mut extents = Vec::new();
+        self.reader.visit_extents(edit.base(), 0..edit.kept(), &mut |at, extent| {
+            extents.push((at, extent.clone()));
+            Ok(())
+        })?;
+        Ok(extents)
+    }
+
+    /// Covers `run`, which holds data throughout, with pieces. Cutting starts anew at the first
+    /// piece that changed and goes on until it meets the start of one that did not.
+    fn cut_run(
+        &self,
+        edit: &FileEdit,
+        run: &Range<u64>,
+        reusable: &BTreeMap<u64, Extent>,
+        extents: &mut Vec<Extent>,
+    ) -> Result<(), TreeError> {
+        let mut at = run.start;
+        while at < run.end {
+            if let Some(extent) = reusable.get(&at) {
+                at += extent.length;
+                extents.push(extent.clone());
+                continue;
+            }
+            let meets = reusable.range(at..).next().map_or(u64::MAX, |(start, _)| *start);
+            let until = run.end.min(meets.saturating_add(PIECE_BYTES_MAX as u64));
+            let length = (until - at).min(CUT_BYTES as u64) as usize;
+            let plain = edit.read_at(&self.reader, at, length)?;
+            let to_end = at + length as u64 == run.end;
+            let mut pieces: Vec<Range<usize>> = Vec::new();
+            let mut from = 0;
+            while from < length && (to_end || length - from >= PIECE_BYTES_MAX) {
+                let end = from + self.cutter.cut(&plain[from..]);
+                pieces.push(from..end);
+                from = end;
+                if reusable.contains_key(&(at + from as u64)) {
+                    break;
+                }
+            }
+            let refs = self.packer.alone_many(Kind::Data, &plain, &pieces)?;
+            extents.extend(
+                pieces.iter().zip(refs).map(|(piece, sealed)| Extent {
+                    length: piece.len() as u64,
+                    piece: Some(sealed),
+                }),
+            );
+            at += from as u64;
+        }
+        Ok(())
+    }
+
+    /// Seals the maps above `extents`, lowest first, until one node covers them all.
+    fn map(&self, size: u64, mut extents: Vec<Extent>) -> Result<Content, WriteError> {
+        let mut height = 0;
+        while extents.len() > 1 {
+            height += 1;
+            let mut above = Vec::new();
+            let mut start = 0;
+            for end in 1..=extents.len() {
+                if end == extents.len() || map::ends_node(&extents[end - 1], end - start) {
+                    let node = &extents[start..end];
+                    let piece = self.packer.alone(Kind::Map, &map::encode(height, node))?;
+                    let length = node.iter().map(|extent| extent.length).sum();
+                    above.push(Extent { length, piece: Some(piece) });
+                    start = end;
+                }
+            }
+            extents = above;
+        }
+        let root = extents.pop().and_then(|extent| extent.piece);
+        Ok(Content { size, height, root })
+    }
+}
+
+impl Draft {
+    fn known(content: Content) -> Self {
+        let Content { size, height, root } = content;
+        Self { size, height, root: DraftRoot::Known(root) }
+    }
+
+    fn of_map(root: Root) -> Self {
+        let (size, root) = match root {
+            Root::Empty => (0, DraftRoot::Known(None)),
+            Root::Kept(piece, count) => (count, DraftRoot::Known(Some(piece))),
+            Root::Sealed(slot, count) => (count, DraftRoot::Waiting(slot)),
+        };
+        Self { size, height: 0, root }
+    }
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+fn counted(base: &Content) -> Option<(BlockRef, u64)> {
+    base.root.clone().map(|root| (root, base.size))
+}
+
+fn push_hole(extents: &mut Vec<Extent>, length: u64) {
+    if length > 0 {
+        extents.push(Extent { length, piece: None });
+    }
+}
+
+/// Where an edited file holds data, and which pieces of its base can stay, by offset.
+///
+/// A piece stays if nothing was written over it and its end is still where cutting would put it:
+/// its end was found by content, or what ended it (a hole or the end of the file) still does.
+fn layout(edit: &FileEdit, base: &[(u64, Extent)]) -> (Vec<Range<u64>>, BTreeMap<u64, Extent>) {
+    let end_of = |(at, extent): &(u64, Extent)| at + extent.length;
+    let mut ranges: Vec<Range<u64>> = edit.written().collect();
+    let written = ranges.clone();
+    let data = base.iter().filter(|(_, extent)| extent.piece.is_some());
+    ranges.extend(data.map(|extent| extent.0..end_of(extent).min(edit.kept())));
+    ranges.sort_by_key(|range| range.start);
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match runs.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => runs.push(range),
+        }
+    }
+    let mut reusable = BTreeMap::new();
+    for (index, extent) in base.iter().enumerate() {
+        let end = end_of(extent);
+        let by_content = base.get(index + 1).is_some_and(|next| next.1.piece.is_some());
+        let run = runs.partition_point(|run| run.end < end);
+        let still_ends = by_content || runs.get(run).is_some_and(|run| run.end == end);
+        let first_write = written.partition_point(|range| range.end <= extent.0);
+        let overwritten = written.get(first_write).is_some_and(|range| range.start < end);
+        if extent.1.piece.is_some() && end <= edit.kept() && still_ends && !overwritten {
+            reusable.insert(extent.0, extent.1.clone());
+        }
+    }
+    (runs, reusable)
 }
