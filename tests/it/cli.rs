@@ -25,6 +25,11 @@ fn put(node: &Node, path: &Path) -> String {
     node.xorfs(&["put", text(path)]).ok().text().to_owned()
 }
 
+/// Says past the capture of test output that nothing was tested.
+fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED {why}");
+}
+
 /// One line on stderr, whatever was said before on the way: the last one is the error.
 #[track_caller]
 fn expect_one_line(outcome: &Outcome) {
@@ -305,6 +310,47 @@ fn sync_without_peers_says_so() {
     node.xorfs(&["put", text(&source)]).ok();
     let outcome = node.xorfs(&["sync"]).code(1).says(&["peer"]);
     expect_one_line(&outcome);
+}
+
+/// A node with little room refuses what does not fit, and keeps what it has.
+#[track_caller]
+fn expect_full(node: &Node, work: &Path) {
+    let small = work.join("small.bin");
+    write_file(&small, 96, 1 << 20).expect("writes");
+    let link = put(node, &small);
+    let large = work.join("large.bin");
+    write_file(&large, 97, 256 << 20).expect("writes");
+    let outcome = node.xorfs(&["put", text(&large), "--wait", "sealed"]).code(4).says(&["full"]);
+    expect_one_line(&outcome);
+    assert_eq!(node.xorfs(&["ls", "main:/large.bin"]).code, Some(3), "nothing half-written");
+    assert!(node.xorfs(&["cat", &link]).ok().stdout == pattern(96, 1 << 20));
+}
+
+#[test]
+fn a_full_quota_refuses() {
+    let cluster = Cluster::with_environment(1, &[("XORFS_QUOTA", "48MiB")]);
+    expect_full(&cluster.nodes[0], cluster.dir());
+}
+
+#[test]
+fn a_full_disk_refuses() {
+    if !rustix::process::geteuid().is_root() {
+        skipped("a_full_disk_refuses: only root can make a small disk");
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let disk = cluster.dir().join("disk");
+    fs::create_dir(&disk).expect("creates");
+    // Blocks leave a reserve of 256 MiB alone, so little more than a tenth is to be had.
+    let size = c"size=300m";
+    let flags = rustix::mount::MountFlags::empty();
+    if let Err(error) = rustix::mount::mount("none", &disk, "tmpfs", flags, size) {
+        skipped(&format!("a_full_disk_refuses: no small disk can be made here: {error}"));
+        return;
+    }
+    let mut node = Node::start(&disk, 1, std::iter::empty(), &[]);
+    node.adopt_mount(&disk);
+    expect_full(&node, cluster.dir());
 }
 
 #[test]

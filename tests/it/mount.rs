@@ -3,10 +3,16 @@
 //! The filesystem behind it is tested in `xorfs-fuse`; here it is processes and the kernel.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use xorfs_tests::cluster::{Cluster, NODE_DEADLINE, fuse_available, is_mounted, wait_until};
+use xorfs_tests::cluster::{
+    COMMAND_DEADLINE, Cluster, NODE_DEADLINE, binary, fuse_available, is_mounted, run, wait_until,
+};
 use xorfs_tests::files::{Tree, pattern};
 
 fn text(path: &Path) -> &str {
@@ -184,4 +190,38 @@ fn bad_mount_points_are_named() {
 
     let outcome = node.xorfs(&["unmount", text(&full)]).says(&[text(&full)]);
     assert!(outcome.code.is_some_and(|code| code != 0), "nothing is mounted there");
+}
+
+/// Nobody's user and group id.
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn a_device_without_permission_is_named() {
+    if !fuse_available("a_device_without_permission_is_named") {
+        return;
+    }
+    let open_to_all = fs::metadata("/dev/fuse").expect("stats").mode() & 0o006 == 0o006;
+    if open_to_all || !rustix::process::geteuid().is_root() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED a_device_without_permission_is_named: needs root and a /dev/fuse for root only"
+        );
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let work = cluster.dir();
+    // A copy, because the build directory may lie where nobody may look.
+    let program = work.join("xorfs");
+    fs::copy(binary(), &program).expect("copies");
+    fs::set_permissions(work, fs::Permissions::from_mode(0o711)).expect("sets");
+    let (home, dir) = (work.join("home-of-nobody"), work.join("mount-of-nobody"));
+    for path in [&home, &dir] {
+        fs::create_dir(path).expect("creates");
+        chown(path, Some(NOBODY), Some(NOBODY)).expect("changes the owner");
+    }
+    let mut command = Command::new(&program);
+    command.args(["--home", text(&home), "mount", text(&dir)]).uid(NOBODY).gid(NOBODY);
+    let outcome = run(&mut command, COMMAND_DEADLINE).says(&["/dev/fuse"]);
+    assert!(outcome.code.is_some_and(|code| code != 0), "{}", outcome.stderr);
+    assert!(!is_mounted(&dir));
 }
