@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use xorfs_store::{BlockId, ID_BYTES};
 use xorfs_tests::cluster::{COMMAND_DEADLINE, Cluster, Node, Outcome, binary, run};
 use xorfs_tests::files::{Tree, difference, files_below, pattern, write_file};
 
@@ -276,6 +277,30 @@ fn one_home_has_one_daemon() {
     let outcome = node.xorfs(&["daemon", "--listen", "127.0.0.1:0"]).code(4).says(&[&process]);
     expect_one_line(&outcome);
     assert_eq!(node.xorfs(&["status"]).ok().code, Some(0), "the first one goes on");
+}
+
+#[test]
+fn a_home_of_a_newer_version_is_refused_and_kept() {
+    const MAGIC: &[u8] = b"xorfs keyring\n";
+    let mut cluster = Cluster::start(1);
+    let node = &mut cluster.nodes[0];
+    assert!(node.terminate().success());
+    // As a later version would write it: the next format, and a checksum that fits.
+    let path = node.home.join("keyring");
+    let mut bytes = fs::read(&path).expect("reads");
+    assert!(bytes.starts_with(MAGIC));
+    bytes[MAGIC.len()] += 1;
+    let body = MAGIC.len()..bytes.len() - ID_BYTES;
+    let checksum = *BlockId::of(&bytes[body.clone()]).as_bytes();
+    bytes[body.end..].copy_from_slice(&checksum);
+    fs::write(&path, &bytes).expect("writes");
+
+    for args in [&["daemon", "--listen", "127.0.0.1:0"][..], &["ls", "main:/"]] {
+        let outcome = node.xorfs(args).says(&["newer"]);
+        assert!(outcome.code.is_some_and(|code| code != 0));
+        expect_one_line(&outcome);
+    }
+    assert!(fs::read(&path).expect("reads") == bytes, "what is not understood is not touched");
 }
 
 #[test]
