@@ -247,3 +247,6 @@ fn corrupt(volume: VolumeId, detail: &str) -> ReadError {
     let id: BlockId = volume.point();
     ReadError::Corrupt { id, detail: format!("volume {volume}: {detail}") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,3 +11,8 @@ pub(crate) mod shard;
 pub(crate) mod update;
 pub(crate) mod volume;
 pub(crate) mod writer;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
