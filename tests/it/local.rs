@@ -393,3 +393,82 @@ fn memory_stays_bounded() {
     let peak_kib = text.lines().find_map(acknowledged).expect("the child ended well");
     assert!(peak_kib < 256 << 10, "{peak_kib} KiB");
 }
+
+/// Runs on a disk of 64 MiB of its own.
+#[test]
+fn child_meets_a_full_disk() {
+    let Some(Child { dir, .. }) = Child::wanted() else { return };
+    let ballast = dir.join("ballast");
+    fs::write(&ballast, vec![1; 16 << 20]).unwrap();
+    let store = Local::open(&dir.join("store"), config()).unwrap();
+    let mut flushed = Vec::new();
+    let full = (0..).find_map(|n| {
+        let block = block(n, 1 << 20);
+        let error = store.put(&block, Class::Pinned).and_then(|()| store.flush()).err();
+        flushed.push(block);
+        error
+    });
+    assert!(matches!(full, Some(WriteError::Full { .. })), "{full:?}");
+    flushed.pop();
+    assert!(flushed.len() >= 32, "{} MiB fit", flushed.len());
+    for block in &flushed {
+        assert_eq!(store.get(&block.id()).unwrap(), *block);
+    }
+    let record = |n: u64| {
+        let mut batch = Batch::new();
+        batch.put(Table::Journal, n.to_be_bytes(), vec![n as u8; 100_000]);
+        store.commit(batch)
+    };
+    let (committed, full) = (0..).find_map(|n| Some((n, record(n).err()?))).unwrap();
+    assert!(matches!(full, WriteError::Full { .. }), "{full:?}");
+    fs::remove_file(&ballast).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let late = block(1000, 1 << 20);
+    while let Err(error) = store.put(&late, Class::Pinned).and_then(|()| store.flush()) {
+        assert!(matches!(error, WriteError::Full { .. }), "{error:?}");
+        assert!(Instant::now() < deadline, "writes resume when there is room");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    flushed.push(late);
+    record(committed + 1).unwrap();
+    drop(store);
+    let store = Local::open(&dir.join("store"), config()).unwrap();
+    for block in &flushed {
+        assert_eq!(store.get(&block.id()).unwrap(), *block);
+    }
+    for n in (0..committed).chain([committed + 1]) {
+        assert!(store.read(Table::Journal, &n.to_be_bytes()).unwrap().is_some(), "record {n}");
+    }
+    check_consistency(&store);
+    acknowledge(1);
+}
+
+#[test]
+fn a_full_disk_is_an_answer_and_not_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = Child::command("local::child_meets_a_full_disk", dir.path(), 0);
+    // The mount is seen by the child alone and ends with it.
+    let mut command = Command::new("unshare");
+    command
+        .args(["--map-root-user", "--mount", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=64m xorfs-test \"$0\" || exit 99; exec \"$@\"")
+        .arg(dir.path())
+        .arg(child.get_program())
+        .args(child.get_args())
+        .envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = match command.output() {
+        Ok(output) if output.status.code() != Some(99) && !refused_namespace(&output) => output,
+        other => {
+            let mut err = std::io::stderr();
+            writeln!(err, "SKIPPED: no disk of its own for this test: {other:?}").unwrap();
+            return;
+        }
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.lines().any(|line| acknowledged(line) == Some(1)), "{output:?}");
+}
+
+/// Whether `unshare` itself failed, before anything ran.
+fn refused_namespace(output: &std::process::Output) -> bool {
+    String::from_utf8_lossy(&output.stderr).starts_with("unshare: ")
+}

@@ -190,9 +190,13 @@ pub(super) fn descriptors(config: &LocalConfig) -> Vec<ColumnFamilyDescriptor> {
             table_options(&cache, LEDGER_BUFFER_BYTES.min(memory_bytes / 8))
         }
     };
+    // RocksDB insists on this family, which stays empty. With its own options it would count as
+    // a buffer of 64 MiB, and RocksDB goes on after a full disk only when the largest one fits.
+    let unused = table_options(&cache, 1 << 20);
     Column::ALL
         .into_iter()
         .map(|column| ColumnFamilyDescriptor::new(column.name(), options(column)))
+        .chain([ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, unused)])
         .collect()
 }
 
