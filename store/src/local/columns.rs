@@ -22,9 +22,9 @@ use crate::id::{BlockId, ID_BYTES};
 /// where compaction may copy them a few times, but a read needs no second file.
 const BLOB_BYTES_MIN: u64 = 4 << 10;
 
-/// Write buffers of `blocks`: one filling, one being written, one full in between, so that a
+/// Write buffers of a family: one filling, one being written, one full in between, so that a
 /// burst does not wait for the disk at once.
-const BLOCK_BUFFERS: usize = 3;
+const WRITE_BUFFERS: usize = 4;
 
 /// Write buffer of the small families of blocks. Some 100,000 rows; `blocks` fills first.
 const ROW_BUFFER_BYTES: usize = 8 << 20;
@@ -180,7 +180,7 @@ pub(super) fn database_options() -> Options {
 pub(super) fn descriptors(config: &LocalConfig) -> Vec<ColumnFamilyDescriptor> {
     let memory_bytes = config.memory_bytes.clamp(16 << 20, 4 << 30);
     let cache = Cache::new_lru_cache(memory_bytes / 4);
-    let block_buffer_bytes = memory_bytes / 4 * 3 / BLOCK_BUFFERS;
+    let block_buffer_bytes = memory_bytes / 4 * 3 / WRITE_BUFFERS;
     let options = |column: Column| match column {
         Column::Blocks => block_options(&cache, block_buffer_bytes),
         Column::Index | Column::Owed | Column::Cached => {
@@ -211,6 +211,8 @@ fn table_options(cache: &Cache, buffer_bytes: usize) -> Options {
     // Sealed bytes and hashes do not compress.
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(buffer_bytes);
+    // A flush takes all families, so one with fewer buffers would stop writes for the others.
+    options.set_max_write_buffer_number(WRITE_BUFFERS as i32);
     options
 }
 
@@ -219,7 +221,6 @@ fn table_options(cache: &Cache, buffer_bytes: usize) -> Options {
 /// every compaction would copy the oldest blobs of the whole store.
 fn block_options(cache: &Cache, buffer_bytes: usize) -> Options {
     let mut options = table_options(cache, buffer_bytes);
-    options.set_max_write_buffer_number(BLOCK_BUFFERS as i32);
     options.set_enable_blob_files(true);
     options.set_min_blob_size(BLOB_BYTES_MIN);
     options.set_blob_compression_type(DBCompressionType::None);
