@@ -1,0 +1,75 @@
+//! Group commit of blocks received from peers, and the blocks just read for sending.
+//!
+//! A peer is told `Stored` only once the block is synced. Syncs are expensive and serve all
+//! puts before them, so everybody who waits while one runs shares the next.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+use xorfs_store::{Block, BlockId};
+
+use crate::driver::Shared;
+
+/// Blocks remembered for sending: those of one push window, which is what several peers get at
+/// about the same time.
+const SENDING_BLOCKS_MAX: usize = 16;
+
+/// Puts that wait for a sync.
+#[derive(Debug, Default)]
+pub(crate) struct Commits {
+    waiting: Mutex<Vec<oneshot::Sender<bool>>>,
+    wake: Notify,
+}
+
+impl Commits {
+    /// Waits until every put before this call is crash-safe; false where the sync failed.
+    pub(super) async fn synced(&self) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        self.wake.notify_one();
+        receiver.await.unwrap_or(false)
+    }
+
+    /// Syncs for whoever waits, for as long as the node runs.
+    pub(super) async fn run(shared: Arc<Shared>) {
+        loop {
+            shared.commits.wake.notified().await;
+            let waiting = std::mem::take(
+                &mut *shared.commits.waiting.lock().unwrap_or_else(PoisonError::into_inner),
+            );
+            if waiting.is_empty() {
+                continue;
+            }
+            let store = Arc::clone(&shared.store);
+            let flushed = shared.tasks.blocking(move || store.flush()).await;
+            if let Ok(Err(error)) = &flushed {
+                tracing::error!(%error, "blocks received from peers could not be synced");
+            }
+            for sender in waiting {
+                let _ = sender.send(matches!(flushed, Ok(Ok(()))));
+            }
+        }
+    }
+}
+
+/// A few blocks that were just read to be sent.
+#[derive(Debug, Default)]
+pub(crate) struct Sending {
+    blocks: Mutex<VecDeque<Block>>,
+}
+
+impl Sending {
+    pub(super) fn find(&self, id: &BlockId) -> Option<Block> {
+        let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        blocks.iter().find(|block| block.id() == *id).cloned()
+    }
+
+    pub(super) fn keep(&self, block: Block) {
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocks.len() == SENDING_BLOCKS_MAX {
+            blocks.pop_front();
+        }
+        blocks.push_back(block);
+    }
+}

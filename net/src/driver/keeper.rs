@@ -1,0 +1,292 @@
+//! Keeps what the network should hold: publishes what is owed, and repairs what lost a holder.
+//!
+//! One task does both, publishing first, so that a block is never sent twice because of the
+//! two. It sleeps until there is something to do: new owed blocks, a peer that came or went, the
+//! next repair pass, or a retry. A repair pass starts at this node's own point in the key space,
+//! so that holders of the same blocks do not all begin with the same one.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use xorfs_store::{BlockId, Head, ReadError, Table};
+
+use crate::driver::tasks::Stopped;
+use crate::driver::{Change, Shared, clock};
+use crate::limits::{OFFER_IDS_MAX, PUBLISH_BATCH, PUBLISH_PARALLEL};
+use crate::node::Outcome;
+use crate::replica::spread::Placed;
+
+/// Wait before what could not be settled is offered again; doubled up to `RETRY_LAST`.
+const RETRY_FIRST: Duration = Duration::from_secs(2);
+const RETRY_LAST: Duration = Duration::from_secs(300);
+
+/// Blocks remembered as not settled, so that new ones do not make us offer them again and
+/// again. Beyond it they are offered again.
+const UNSETTLED_MAX: usize = 100_000;
+
+/// Where a repair pass stands.
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    /// The last id that was checked; none at the very start of the key space.
+    after: Option<BlockId>,
+    start: BlockId,
+    wrapped: bool,
+}
+
+/// See the module's header.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    changes: watch::Receiver<Change>,
+    unsettled: HashSet<BlockId>,
+    retry: Duration,
+    retry_at: Option<Instant>,
+    repair_at: Instant,
+    repair: Option<Pass>,
+    /// When to act on the peers that have changed.
+    settle_at: Option<Instant>,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let changes = shared.changes.subscribe();
+        let repair_at = now() + shared.config.repair_interval;
+        Self {
+            shared,
+            changes,
+            unsettled: HashSet::new(),
+            retry: RETRY_FIRST,
+            retry_at: None,
+            repair_at,
+            repair: None,
+            settle_at: None,
+        }
+    }
+
+    /// Works for as long as the node runs.
+    pub(super) async fn run(mut self) {
+        let mut publish = true;
+        loop {
+            if self.shared.live_peers() > 0 {
+                if publish && self.publish().await.is_err() {
+                    return;
+                }
+                if now() >= self.repair_at && self.repair.is_none() {
+                    self.start_pass();
+                }
+                if let Some(pass) = self.repair {
+                    match self.repair_step(pass).await {
+                        Ok(next) => self.on_step(next),
+                        Err(Stopped) => return,
+                    }
+                }
+            }
+            publish = self.wait().await;
+        }
+    }
+
+    /// Sleeps until there is work; says whether to publish.
+    async fn wait(&mut self) -> bool {
+        let alone = self.shared.live_peers() == 0;
+        let idle_until = now() + Duration::from_secs(86_400);
+        let repair_at = if alone { idle_until } else { self.repair_at };
+        let retry_at = self.retry_at.filter(|_| !alone).unwrap_or(idle_until);
+        if self.repair.is_some() && !alone {
+            // A pass is under way: only look whether something is owed by now.
+            return self.shared.take_publish_wake();
+        }
+        let settle_at = self.settle_at.unwrap_or(idle_until);
+        tokio::select! {
+            biased;
+            changed = self.changes.changed() => {
+                if changed.is_ok() && self.settle_at.is_none() {
+                    self.settle_at = Some(now() + self.shared.config.settle_delay);
+                }
+                false
+            }
+            () = self.shared.publish_wake.notified() => true,
+            () = sleep_until(settle_at) => {
+                self.on_peers_changed();
+                true
+            }
+            () = sleep_until(retry_at) => {
+                self.unsettled.clear();
+                self.retry_at = None;
+                true
+            }
+            () = sleep_until(repair_at) => false,
+        }
+    }
+
+    /// A burst of joins and losses is over: everything is looked at again.
+    fn on_peers_changed(&mut self) {
+        self.settle_at = None;
+        self.unsettled.clear();
+        self.retry = RETRY_FIRST;
+        self.retry_at = None;
+        self.repair_at = now();
+    }
+
+    /// Offers everything that is owed, except what was tried in vain just now.
+    async fn publish(&mut self) -> Result<(), Stopped> {
+        loop {
+            let progress = self.publish_pass().await?;
+            if !progress || self.shared.live_peers() == 0 {
+                break;
+            }
+        }
+        if self.unsettled.is_empty() {
+            self.retry = RETRY_FIRST;
+            self.retry_at = None;
+        } else if self.retry_at.is_none() {
+            self.retry_at = Some(now() + self.retry);
+            self.retry = (self.retry * 2).min(RETRY_LAST);
+        }
+        Ok(())
+    }
+
+    /// Goes once over all that is owed; true where anything was settled.
+    async fn publish_pass(&mut self) -> Result<bool, Stopped> {
+        let mut running = FuturesUnordered::new();
+        let (mut after, mut more, mut progress) = (None, true, false);
+        while more || !running.is_empty() {
+            while more && running.len() < PUBLISH_PARALLEL {
+                let owed = self.owed(after).await?;
+                more = owed.len() == PUBLISH_BATCH;
+                after = owed.last().copied();
+                let fresh: Vec<_> =
+                    owed.into_iter().filter(|id| !self.unsettled.contains(id)).collect();
+                if !fresh.is_empty() {
+                    let shared = Arc::clone(&self.shared);
+                    running.push(async move { shared.spread(fresh).await });
+                }
+            }
+            let Some(placed) = running.next().await else { continue };
+            progress |= self.record_published(placed?).await?;
+        }
+        Ok(progress)
+    }
+
+    async fn owed(&self, after: Option<BlockId>) -> Result<Vec<BlockId>, Stopped> {
+        let store = Arc::clone(&self.shared.store);
+        let owed =
+            self.shared.tasks.blocking(move || store.owed(after.as_ref(), PUBLISH_BATCH)).await?;
+        Ok(or_warn(owed, "owed blocks could not be listed"))
+    }
+
+    async fn record_published(&mut self, placed: Vec<Placed>) -> Result<bool, Stopped> {
+        let settled = placed.iter().filter(|block| block.settled).count();
+        for block in &placed {
+            if !block.settled && self.unsettled.len() < UNSETTLED_MAX {
+                self.unsettled.insert(block.id);
+            }
+        }
+        self.shared.counters.published.fetch_add(settled as u64, Ordering::Relaxed);
+        self.shared.record(placed, |_, _| true).await?;
+        Ok(settled > 0)
+    }
+
+    fn start_pass(&mut self) {
+        let start = BlockId::from_bytes(*self.shared.own.as_bytes());
+        self.repair = Some(Pass { after: Some(start), start, wrapped: false });
+        self.repair_at = now() + self.shared.config.repair_interval;
+        self.shared.counters.repair_running.store(true, Ordering::Relaxed);
+    }
+
+    fn on_step(&mut self, next: Option<Pass>) {
+        self.repair = next;
+        if next.is_none() {
+            self.shared.counters.repair_running.store(false, Ordering::Relaxed);
+            self.shared.counters.repair_passes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Checks the next batch of held blocks; the last step spreads the heads.
+    async fn repair_step(&self, pass: Pass) -> Result<Option<Pass>, Stopped> {
+        let shared = &self.shared;
+        let store = Arc::clone(&shared.store);
+        let held =
+            shared.tasks.blocking(move || store.ids(pass.after.as_ref(), OFFER_IDS_MAX)).await?;
+        let mut held = or_warn(held, "held blocks could not be listed");
+        let full = held.len() == OFFER_IDS_MAX;
+        if pass.wrapped {
+            held.retain(|id| *id <= pass.start);
+        }
+        let last = held.last().copied();
+        let more = full && !(pass.wrapped && held.len() < OFFER_IDS_MAX);
+        if !held.is_empty() {
+            let placed = shared.spread(held).await?;
+            let sent: u64 = placed.iter().map(|block| u64::from(block.sent)).sum();
+            shared.counters.repair_checked.fetch_add(placed.len() as u64, Ordering::Relaxed);
+            shared.counters.repair_sent.fetch_add(sent, Ordering::Relaxed);
+            let news = |known: u8, block: &Placed| known != block.copies || !block.settled;
+            shared.record(placed, news).await?;
+        }
+        if more {
+            return Ok(Some(Pass { after: last, ..pass }));
+        }
+        if !pass.wrapped {
+            return Ok(Some(Pass { after: None, wrapped: true, ..pass }));
+        }
+        self.spread_heads().await?;
+        Ok(None)
+    }
+
+    async fn spread_heads(&self) -> Result<(), Stopped> {
+        let store = Arc::clone(&self.shared.store);
+        let records = self.shared.tasks.blocking(move || store.scan(Table::Heads, &[])).await?;
+        for (_, encoded) in or_warn(records, "heads could not be listed") {
+            if let Ok(head) = Head::decode(encoded) {
+                self.shared.operate(|node, now| node.spread_head(now, head)).outcome().await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Brings blocks to their close groups and tells what became of them.
+    async fn spread(self: &Arc<Self>, blocks: Vec<BlockId>) -> Result<Vec<Placed>, Stopped> {
+        match self.operate(|node, now| node.spread(now, blocks)).outcome().await {
+            Some(Outcome::Spread(placed)) => Ok(placed),
+            _ => Err(Stopped),
+        }
+    }
+
+    /// Writes down how many copies there are, where `news` says so of the number known before.
+    async fn record(
+        self: &Arc<Self>,
+        placed: Vec<Placed>,
+        news: impl Fn(u8, &Placed) -> bool + Send + 'static,
+    ) -> Result<(), Stopped> {
+        let store = Arc::clone(&self.store);
+        let written = move || {
+            for block in placed {
+                let known = store.copies(&block.id).unwrap_or(0);
+                if news(known, &block) {
+                    store.set_copies(&block.id, block.copies, block.settled)?;
+                }
+            }
+            Ok::<_, xorfs_store::WriteError>(())
+        };
+        if let Err(error) = self.tasks.blocking(written).await? {
+            tracing::warn!(%error, "copies could not be recorded");
+        }
+        Ok(())
+    }
+}
+
+fn or_warn<T: Default>(read: Result<T, ReadError>, what: &str) -> T {
+    read.unwrap_or_else(|error| {
+        tracing::warn!(%error, "{what}");
+        T::default()
+    })
+}
+
+fn now() -> Instant {
+    Instant::from_std(clock())
+}

@@ -1,0 +1,86 @@
+//! `Replicated`: the block store that looks locally first and then asks the network.
+//!
+//! The only place where blocking callers meet async tasks. Reads of what is not here wait, at
+//! most until the fetch deadline; writes go to the local store and are published in the
+//! background. Not to be called from a thread that runs async tasks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use xorfs_store::{Block, BlockId, BlockStore, Class, ReadError, WriteError};
+
+use crate::driver::{Network, clock};
+use crate::node::search::Found;
+
+/// Pinned blocks put without a flush after which publishing starts all the same: enough to
+/// leave small writes alone, few enough that a large one is published while it is written.
+const WAKE_AFTER_PUTS: usize = 64;
+
+/// A block store over a local one and the network.
+#[derive(Clone)]
+pub struct Replicated {
+    local: Arc<dyn BlockStore>,
+    network: Network,
+    unflushed: Arc<AtomicUsize>,
+}
+
+impl Replicated {
+    /// Looks into `local`, which should be the store that `network` serves from, first.
+    pub fn new<S: BlockStore + 'static>(local: Arc<S>, network: Network) -> Self {
+        Self { local, network, unflushed: Arc::default() }
+    }
+
+    fn fetch(&self, id: &BlockId, local: ReadError) -> Result<Block, ReadError> {
+        let started = clock();
+        match self.network.shared().fetch_blocking(*id) {
+            Found::It(block) => Ok(block),
+            // That the local copy is corrupt tells more than that there is no other.
+            Found::Missing => Err(match local {
+                ReadError::Missing { id } => ReadError::Missing { id },
+                other => other,
+            }),
+            Found::Unreachable => {
+                Err(ReadError::Unreachable { id: *id, waited: clock() - started })
+            }
+        }
+    }
+}
+
+impl BlockStore for Replicated {
+    fn get(&self, id: &BlockId) -> Result<Block, ReadError> {
+        match self.local.get(id) {
+            Ok(block) => Ok(block),
+            Err(error @ (ReadError::Missing { .. } | ReadError::Corrupt { .. })) => {
+                self.fetch(id, error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn contains(&self, id: &BlockId) -> Result<bool, ReadError> {
+        self.local.contains(id)
+    }
+
+    fn put(&self, block: &Block, class: Class) -> Result<(), WriteError> {
+        self.local.put(block, class)?;
+        if class == Class::Pinned
+            && self.unflushed.fetch_add(1, Ordering::Relaxed) + 1 >= WAKE_AFTER_PUTS
+        {
+            self.unflushed.store(0, Ordering::Relaxed);
+            self.network.wake_publisher();
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), WriteError> {
+        self.local.flush()?;
+        if self.unflushed.swap(0, Ordering::Relaxed) > 0 {
+            self.network.wake_publisher();
+        }
+        Ok(())
+    }
+
+    fn prefetch(&self, ids: &[BlockId]) {
+        self.network.shared().prefetch(ids);
+    }
+}
