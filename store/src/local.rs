@@ -5,9 +5,10 @@
 //! Invariants:
 //!
 //! 1. A block, its row in `index` and what repeats that row (`owed`, `cached`) change in one
-//!    batch, never in the log, and are flushed atomically together. So after a crash every row
-//!    has its block and every block its row; what was not flushed is gone as a whole, and no
-//!    later row brings back the name of a lost block.
+//!    batch, which is not logged, and are flushed atomically together; where `flush` logs a few
+//!    blocks instead, it logs all of this (see `durable`). So after a crash every row has its
+//!    block and every block its row; what was not flushed is gone as a whole, and no later row
+//!    brings back the name of a lost block.
 //! 2. Changes of rows are serialised by the writer lock, and the counters are set under it after
 //!    the batch is written: they always equal the sums over `index`.
 //! 3. The ledger is written through the log and synced at each commit. Its order against blocks
@@ -15,7 +16,7 @@
 //! 4. Walking ids, owed ids and cached ids reads no blob file.
 //! 5. After a failed write nothing is written until the store is reopened (see `fault`).
 //!
-//! Lock order: writer, then counters, then the reclaimer's state. `usage` and `owed_totals` take
+//! Lock order: flushing, then writer, then counters, then the reclaimer's state. `usage` and `owed_totals` take
 //! the counters alone, so they never wait for the disk's writes.
 //!
 //! Deliberately absent: a cache of blocks (readers have one of opened segments), the repair of
@@ -25,6 +26,7 @@
 mod admit;
 mod change;
 mod columns;
+mod durable;
 mod fault;
 mod reclaim;
 mod recover;
@@ -35,9 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use rocksdb::{
-    ColumnFamily, DB, DBRawIterator, FlushOptions, ReadOptions, WriteBatch, WriteOptions,
-};
+use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::block::Block;
 use crate::config::LocalConfig;
@@ -46,6 +46,7 @@ use crate::error::{OpenError, ReadError, WriteError};
 use crate::id::{BlockId, ID_BYTES};
 use change::{Change, Counters, Cursor};
 use columns::{Column, Row, parse_id};
+use durable::Unflushed;
 use fault::{Health, is_no_space, read_error};
 use reclaim::Reclaimer;
 
@@ -60,10 +61,18 @@ pub struct Local {
     dir: PathBuf,
     config: LocalConfig,
     health: Health,
-    writer: Mutex<Cursor>,
+    writer: Mutex<Writer>,
+    flushing: Mutex<()>,
     counters: Arc<Mutex<Counters>>,
     /// Declared last: the store is free for others only when the database is closed.
     _lock: File,
+}
+
+/// What changes with every block put.
+#[derive(Debug, Default)]
+struct Writer {
+    cursor: Cursor,
+    unflushed: Unflushed,
 }
 
 impl Local {
@@ -89,7 +98,8 @@ impl Local {
             dir: dir.to_owned(),
             config,
             health: Health::default(),
-            writer: Mutex::new(cursor),
+            writer: Mutex::new(Writer { cursor, unflushed: Unflushed::default() }),
+            flushing: Mutex::new(()),
             counters,
             _lock: lock,
         })
@@ -125,14 +135,14 @@ impl Local {
             .map_err(|error| ReadError::Corrupt { id: *id, detail: error.to_string() })
     }
 
-    fn change(&self, writer: &Cursor) -> Change<'_> {
-        Change::new(&self.db, *locked(&self.counters), *writer)
+    fn change(&self, writer: &Writer) -> Change<'_> {
+        Change::new(&self.db, *locked(&self.counters), writer.cursor)
     }
 
     /// Writes a change and lets it count. The writer is held, so nothing came in between.
-    fn apply(&self, writer: &mut Cursor, change: Change<'_>) -> Result<(), WriteError> {
+    fn apply(&self, writer: &mut Writer, change: Change<'_>) -> Result<(), WriteError> {
         self.db.write_without_wal(change.batch).map_err(|error| self.write_error(error))?;
-        *writer = change.cursor;
+        writer.cursor = change.cursor;
         *locked(&self.counters) = change.counters;
         if change.dropped_bytes > 0 {
             self.reclaimer.dropped(change.dropped_bytes);
@@ -209,18 +219,15 @@ impl BlockStore for Local {
                 let raised = Row { class, owed: row.owed || class == Class::Pinned, ..row };
                 let mut change = self.change(&writer);
                 change.replace(&id, Some(row), Some(raised));
-                self.apply(&mut writer, change)
+                self.apply(&mut writer, change)?;
+                writer.unflushed.note(id, None);
+                Ok(())
             }
         }
     }
 
     fn flush(&self) -> Result<(), WriteError> {
-        self.health.check()?;
-        let families = Column::UNLOGGED.map(|column| family(&self.db, column));
-        let families = families.each_ref();
-        self.db
-            .flush_cfs_opt(&families, &FlushOptions::default())
-            .map_err(|error| self.write_error(error))
+        self.make_durable()
     }
 }
 

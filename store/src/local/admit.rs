@@ -10,10 +10,9 @@ use std::io;
 
 use rocksdb::DBRawIterator;
 
-use super::Local;
-use super::change::{Change, Cursor};
+use super::change::Change;
 use super::columns::{Column, parse_cached_key};
-use super::locked;
+use super::{Local, Writer, locked};
 use crate::block::Block;
 use crate::contract::Class;
 use crate::error::WriteError;
@@ -22,7 +21,7 @@ impl Local {
     /// Puts a block that is not held.
     pub(super) fn insert(
         &self,
-        writer: &mut Cursor,
+        writer: &mut Writer,
         block: &Block,
         class: Class,
     ) -> Result<(), WriteError> {
@@ -38,7 +37,9 @@ impl Local {
             }
         }
         change.insert(block, class);
-        self.apply(writer, change)
+        self.apply(writer, change)?;
+        writer.unflushed.note(block.id(), Some(block.clone()));
+        Ok(())
     }
 
     /// Free bytes of the disk, as the system tells.
@@ -48,7 +49,7 @@ impl Local {
     }
 
     /// Refuses a block that would take from the reserve of the disk.
-    fn check_disk(&self, writer: &mut Cursor, length: u64) -> Result<(), WriteError> {
+    fn check_disk(&self, writer: &mut Writer, length: u64) -> Result<(), WriteError> {
         let free = self.disk_free_bytes().map_err(|error| self.health.fail(error))?;
         let reserve = self.config.disk_reserve_bytes;
         let short = reserve.saturating_add(length).saturating_sub(free);
@@ -81,8 +82,11 @@ impl Local {
             && let Some((order, id)) = rows.key().and_then(parse_cached_key)
         {
             match self.row_to_change(&id)? {
-                Some(row) if !row.owed => change.remove(&id, row),
-                _ => kept = kept.or(Some(order)),
+                // A crash may leave the entry of an earlier put; the row alone is right.
+                Some(row) if row.class != Class::Cached || row.order != order => {}
+                None => {}
+                Some(row) if row.owed => kept = kept.or(Some(order)),
+                Some(row) => change.remove(&id, row),
             }
             end = order + 1;
             rows.next();

@@ -11,6 +11,23 @@ use crate::block::Block;
 use crate::contract::Class;
 use crate::id::BlockId;
 
+/// States a row and everything that repeats it, whatever was there before.
+pub(super) fn restate(db: &DB, batch: &mut WriteBatch, id: &BlockId, row: &Row) {
+    batch.put_cf(family(db, Column::Index), id.as_bytes(), row.encode());
+    let owed = family(db, Column::Owed);
+    if row.owed {
+        batch.put_cf(owed, id.as_bytes(), b"");
+    } else {
+        batch.delete_cf(owed, id.as_bytes());
+    }
+    let (cached, key) = (family(db, Column::Cached), cached_key(row.order, id));
+    if row.class == Class::Cached {
+        batch.put_cf(cached, key, b"");
+    } else {
+        batch.delete_cf(cached, key);
+    }
+}
+
 /// Sums over `index`, kept so that nobody has to walk it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counters {
@@ -99,30 +116,15 @@ impl<'a> Change<'a> {
 
     /// Replaces what is known of a block, and what repeats it.
     pub(super) fn replace(&mut self, id: &BlockId, old: Option<Row>, new: Option<Row>) {
-        let index = family(self.db, Column::Index);
-        match &new {
-            Some(row) => self.batch.put_cf(index, id.as_bytes(), row.encode()),
-            None => self.batch.delete_cf(index, id.as_bytes()),
-        }
-        let owed = |row: Option<Row>| row.is_some_and(|row| row.owed);
-        match (owed(old), owed(new)) {
-            (false, true) => {
-                self.batch.put_cf(family(self.db, Column::Owed), id.as_bytes(), b"");
-            }
-            (true, false) => self.batch.delete_cf(family(self.db, Column::Owed), id.as_bytes()),
-            _ => {}
-        }
-        let cached = |row: Option<Row>| {
-            row.filter(|row| row.class == Class::Cached).map(|row| cached_key(row.order, id))
-        };
-        let (before, after) = (cached(old), cached(new));
-        if before != after {
-            if let Some(key) = before {
+        match (&old, &new) {
+            (_, Some(row)) => restate(self.db, &mut self.batch, id, row),
+            (Some(row), None) => {
+                self.batch.delete_cf(family(self.db, Column::Index), id.as_bytes());
+                self.batch.delete_cf(family(self.db, Column::Owed), id.as_bytes());
+                let key = cached_key(row.order, id);
                 self.batch.delete_cf(family(self.db, Column::Cached), key);
             }
-            if let Some(key) = after {
-                self.batch.put_cf(family(self.db, Column::Cached), key, b"");
-            }
+            (None, None) => {}
         }
         if let Some(row) = &old {
             self.counters.subtract(row);
