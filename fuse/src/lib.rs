@@ -8,8 +8,10 @@ mod adapter;
 mod config;
 mod errno;
 mod error;
+mod handle;
 mod session;
 mod view;
+mod writeback;
 
 pub use config::{HeadSource, ViewConfig};
 pub use error::FsError;

@@ -1,0 +1,560 @@
+//! The overlay of one volume: the inodes in memory and how a change is applied to them.
+//!
+//! Invariants:
+//! - every ancestor of an inode in the table is in the table;
+//! - an inode is dropped only when nothing refers to it and it says nothing that the sealed
+//!   base does not say;
+//! - a changed inode knows all of its names, so that sealing finds every directory that
+//!   describes it.
+//!
+//! `apply` is the only place that changes the tree, and it cannot fail: live operations check
+//! first, and replaying the journal resolves its records to the same actions. Nothing here does
+//! I/O: what memory does not tell is a `Miss`, which `Volume::run` fetches before it tries again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use xorfs_store::{
+    Attr, BlockRef, Change, Content, Entry, Head, NAME_BYTES_MAX, NameOf, Timestamp, TreePath,
+};
+
+use crate::error::FsError;
+use crate::view::inode::{Body, Directory, HeldXattrs, Inode, ROOT};
+use crate::view::types::InodeNo;
+
+/// What one change is counted as besides its data, in bytes of memory: an inode, its names and
+/// its record.
+const CHANGE_BYTES: u64 = 512;
+
+/// Something that has to be read before an operation can go on.
+#[derive(Debug)]
+pub(super) enum Miss {
+    /// A name of a directory's base.
+    Name { directory: u64, base: Content, name: Vec<u8> },
+    /// All names of an inode with several.
+    Names { ino: u64, index: Content },
+    /// Extended attributes.
+    Xattrs { ino: u64, sealed: BlockRef },
+}
+
+/// Why an operation did not complete.
+#[derive(Debug)]
+pub(super) enum Stop {
+    Miss(Miss),
+    Fail(FsError),
+}
+
+impl From<FsError> for Stop {
+    fn from(error: FsError) -> Self {
+        Self::Fail(error)
+    }
+}
+
+/// A change by inode number, complete: times and numbers are chosen.
+#[derive(Debug, Clone)]
+pub(super) enum Action {
+    Create {
+        parent: u64,
+        name: Vec<u8>,
+        entry: Box<Entry>,
+    },
+    Link {
+        ino: u64,
+        parent: u64,
+        name: Vec<u8>,
+        time: Timestamp,
+    },
+    Remove {
+        parent: u64,
+        name: Vec<u8>,
+        ino: u64,
+        time: Timestamp,
+    },
+    Rename {
+        from: NameOf,
+        ino: u64,
+        to: NameOf,
+        target: Option<u64>,
+        exchange: bool,
+        time: Timestamp,
+    },
+    Write {
+        ino: u64,
+        offset: u64,
+        bytes: Bytes,
+        time: Timestamp,
+    },
+    Resize {
+        ino: u64,
+        size: u64,
+        time: Timestamp,
+    },
+    /// Mode, owner and times of `attr`; the rest of it is not looked at.
+    SetAttr {
+        ino: u64,
+        attr: Attr,
+    },
+    SetXattr {
+        ino: u64,
+        name: Vec<u8>,
+        value: Option<Vec<u8>>,
+        time: Timestamp,
+    },
+}
+
+/// The state of one volume, behind its lock.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) read_only: bool,
+    pub(super) inodes: HashMap<u64, Inode>,
+    /// Named inodes with unsealed changes.
+    pub(super) dirty: BTreeSet<u64>,
+    /// Inodes that lost their last name and are still referred to.
+    pub(super) orphans: BTreeSet<u64>,
+    /// Inodes that may have to leave the hard-link index, and when they were changed.
+    pub(super) unindexed: BTreeMap<u64, u64>,
+    /// The sealed hard-link index.
+    pub(super) index: Content,
+    pub(super) next_ino: u64,
+    pub(super) head: Option<Head>,
+    /// Number of the last change.
+    pub(super) sequence: u64,
+    /// Changes up to here are in the journal or sealed.
+    pub(super) durable: u64,
+    /// Changes up to here are sealed.
+    pub(super) sealed: u64,
+    /// Changes after `durable`, for the journal.
+    pub(super) pending: VecDeque<(u64, Change)>,
+    /// Data bytes in `pending`.
+    pub(super) pending_bytes: u64,
+    /// Bytes written since the last seal, with `CHANGE_BYTES` a change.
+    pub(super) dirty_bytes: u64,
+    /// Lookups and opens of all inodes.
+    pub(super) references: u64,
+    pub(super) first_change: Option<Instant>,
+    pub(super) last_change: Option<Instant>,
+}
+
+impl State {
+    /// The state of a volume whose base is `root`.
+    pub(super) fn new(
+        mut root: Inode,
+        index: Content,
+        next_ino: u64,
+        head: Option<Head>,
+        read_only: bool,
+    ) -> Self {
+        root.attr.ino = ROOT;
+        Self {
+            read_only,
+            inodes: HashMap::from([(ROOT, root)]),
+            dirty: BTreeSet::new(),
+            orphans: BTreeSet::new(),
+            unindexed: BTreeMap::new(),
+            index,
+            next_ino,
+            head,
+            sequence: 0,
+            durable: 0,
+            sealed: 0,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            dirty_bytes: 0,
+            references: 0,
+            first_change: None,
+            last_change: None,
+        }
+    }
+
+    pub(super) fn inode(&self, ino: u64) -> Result<&Inode, FsError> {
+        self.inodes.get(&ino).ok_or(FsError::Stale)
+    }
+
+    pub(super) fn inode_mut(&mut self, ino: u64) -> Result<&mut Inode, FsError> {
+        self.inodes.get_mut(&ino).ok_or(FsError::Stale)
+    }
+
+    pub(super) fn directory(&self, ino: u64) -> Result<&Directory, FsError> {
+        match &self.inode(ino)?.body {
+            Body::Directory(directory) => Ok(directory),
+            _ => Err(FsError::NotDirectory),
+        }
+    }
+
+    /// What a name of a directory stands for.
+    pub(super) fn child(&self, parent: u64, name: &[u8]) -> Result<Option<u64>, Stop> {
+        let directory = self.directory(parent)?;
+        if name.len() > NAME_BYTES_MAX {
+            return Err(FsError::NameTooLong.into());
+        }
+        directory.find(name).ok_or_else(|| {
+            let (base, name) = (directory.base.clone(), name.to_vec());
+            Stop::Miss(Miss::Name { directory: parent, base, name })
+        })
+    }
+
+    /// Walks a path from `ino`; `None` where a name on it does not exist.
+    pub(super) fn walk(&self, mut ino: u64, path: &[u8]) -> Result<Option<u64>, Stop> {
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            match self.child(ino, name)? {
+                Some(child) => ino = child,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(ino))
+    }
+
+    /// Makes sure that all names of an inode are known, which every change of it needs.
+    pub(super) fn require_names(&self, ino: u64) -> Result<(), Stop> {
+        let inode = self.inode(ino)?;
+        if inode.names_complete {
+            return Ok(());
+        }
+        Err(Stop::Miss(Miss::Names { ino, index: self.index.clone() }))
+    }
+
+    /// Makes sure that the extended attributes are in memory.
+    pub(super) fn require_xattrs(&self, ino: u64) -> Result<(), Stop> {
+        match &self.inode(ino)?.xattrs {
+            HeldXattrs::Open { .. } => Ok(()),
+            HeldXattrs::Sealed(sealed) => {
+                Err(Stop::Miss(Miss::Xattrs { ino, sealed: sealed.clone() }))
+            }
+        }
+    }
+
+    /// Takes in what the base says of a name. Returns the inode where one was added. Nothing
+    /// happens where the directory changed since it was asked; the operation will ask again.
+    pub(super) fn load(
+        &mut self,
+        parent: u64,
+        base: &Content,
+        name: &[u8],
+        entry: Option<Entry>,
+    ) -> Result<Option<u64>, FsError> {
+        let read_only = self.read_only;
+        let Some(Inode { body: Body::Directory(directory), .. }) = self.inodes.get_mut(&parent)
+        else {
+            return Ok(None);
+        };
+        if directory.base != *base || directory.find(name).is_some() {
+            return Ok(None);
+        }
+        let Some(entry) = entry else {
+            directory.remember_absent(name);
+            return Ok(None);
+        };
+        let ino = entry.attr.ino;
+        if ino <= ROOT || ino >> InodeNo::BITS != 0 {
+            return Err(FsError::Damaged("an inode number out of range"));
+        }
+        let name_of = NameOf { parent, name: name.to_vec() };
+        let added = !self.inodes.contains_key(&ino);
+        if !added {
+            self.check_second_name(ino, &entry, &name_of)?;
+            if read_only {
+                self.refresh(ino, &entry);
+            }
+        }
+        self.inodes.entry(ino).or_insert_with(|| Inode::from_entry(entry));
+        self.attach(parent, name, ino);
+        Ok(added.then_some(ino))
+    }
+
+    /// Notes that an unchanged name of the base stands for an inode of the table.
+    pub(super) fn attach(&mut self, parent: u64, name: &[u8], ino: u64) {
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        let name_of = NameOf { parent, name: name.to_vec() };
+        if !inode.names.contains(&name_of) {
+            inode.names.push(name_of);
+        }
+        if let Some(Inode { body: Body::Directory(directory), .. }) = self.inodes.get_mut(&parent) {
+            directory.known.insert(name.to_vec(), ino);
+        }
+    }
+
+    /// A tree from a stranger may say anything: a directory with two names could contain itself.
+    fn check_second_name(&self, ino: u64, entry: &Entry, name: &NameOf) -> Result<(), FsError> {
+        let Some(inode) = self.inodes.get(&ino) else { return Ok(()) };
+        let same = std::mem::discriminant(&inode.body.sealed_node())
+            == std::mem::discriminant(&entry.node);
+        let moved_below_itself = inode.is_directory() && self.is_below(name.parent, ino);
+        if !same || (inode.is_directory() && !inode.names.is_empty()) || moved_below_itself {
+            return Err(FsError::Damaged("one inode number for two things"));
+        }
+        Ok(())
+    }
+
+    /// Makes a read-only inode say what a newer tree says. Returns the names of a directory that
+    /// were known and have to be looked up again, or `None` where nothing differs.
+    pub(super) fn refresh(&mut self, ino: u64, entry: &Entry) -> Option<Vec<(Vec<u8>, u64)>> {
+        let inode = self.inodes.get_mut(&ino)?;
+        let same_node = inode.body.sealed_node() == entry.node;
+        let xattrs = HeldXattrs::from_entry(entry.xattrs.clone());
+        let same_xattrs = match (&inode.xattrs, &xattrs) {
+            (HeldXattrs::Open { sealed: Some(held), .. }, HeldXattrs::Sealed(new))
+            | (HeldXattrs::Sealed(held), HeldXattrs::Sealed(new)) => held == new,
+            (
+                HeldXattrs::Open { map: held, sealed: None },
+                HeldXattrs::Open { map: new, sealed: None },
+            ) => held == new,
+            _ => false,
+        };
+        if same_node && same_xattrs && inode.attr == entry.attr {
+            return None;
+        }
+        inode.attr = Attr { ino, ..entry.attr };
+        if !same_xattrs {
+            inode.xattrs = xattrs;
+        }
+        if same_node {
+            return Some(Vec::new());
+        }
+        let body = std::mem::replace(&mut inode.body, Body::from_node(entry.node.clone()));
+        let Body::Directory(old) = body else { return Some(Vec::new()) };
+        let known: Vec<_> = old.known.into_iter().collect();
+        for (name, child) in &known {
+            if let Some(child) = self.inodes.get_mut(child) {
+                child.names.retain(|of| of.parent != ino || of.name != *name);
+            }
+        }
+        Some(known)
+    }
+
+    /// Whether `ino` is `above` or somewhere below it.
+    pub(super) fn is_below(&self, mut ino: u64, above: u64) -> bool {
+        loop {
+            if ino == above {
+                return true;
+            }
+            match self.inodes.get(&ino).and_then(|inode| inode.names.first()) {
+                Some(name) => ino = name.parent,
+                None => return false,
+            }
+        }
+    }
+
+    /// A path of an inode, `None` where it has no name (any more).
+    pub(super) fn path_of(&self, mut ino: u64) -> Option<TreePath> {
+        let mut names = Vec::new();
+        while ino != ROOT {
+            let name = self.inodes.get(&ino)?.names.first()?;
+            names.push(name.name.as_slice());
+            ino = name.parent;
+        }
+        names.reverse();
+        Some(names.join(&b'/'))
+    }
+
+    /// Records a change for the journal and applies it.
+    pub(super) fn commit(&mut self, action: Action) {
+        // What has no name any more dies with its last reference and needs no record.
+        if let Some(change) = self.record(&action) {
+            self.sequence += 1;
+            if let Change::Write { bytes, .. } = &change {
+                self.pending_bytes += bytes.len() as u64;
+            }
+            self.pending.push_back((self.sequence, change));
+        }
+        self.apply(self.sequence, action);
+    }
+
+    /// Applies a change, the one way that a tree ever changes.
+    pub(super) fn apply(&mut self, seq: u64, action: Action) {
+        self.note_change(&action);
+        match action {
+            Action::Create { parent, name, entry } => self.apply_create(seq, parent, name, *entry),
+            Action::Link { ino, parent, name, time } => {
+                self.add_name(seq, ino, NameOf { parent, name }, time);
+                let inode = self.inodes.get_mut(&ino).expect("operations check that it exists");
+                inode.attr.nlink += 1;
+            }
+            Action::Remove { parent, name, ino, time } => {
+                self.clear_name(seq, &NameOf { parent, name: name.clone() }, time);
+                self.drop_name(seq, ino, &NameOf { parent, name }, time);
+            }
+            Action::Rename { from, ino, to, target, exchange, time } => {
+                self.apply_rename(seq, (from, ino), (to, target), exchange, time);
+            }
+            Action::Write { ino, offset, bytes, time } => {
+                self.edit(seq, ino, time, |edit| edit.write(offset, bytes));
+            }
+            Action::Resize { ino, size, time } => {
+                self.edit(seq, ino, time, |edit| edit.resize(size));
+            }
+            Action::SetAttr { ino, attr } => {
+                let Attr { mode, uid, gid, mtime, atime, ctime, .. } = attr;
+                self.change(seq, ino, |inode| {
+                    inode.attr = Attr { mode, uid, gid, mtime, atime, ctime, ..inode.attr };
+                });
+            }
+            Action::SetXattr { ino, name, value, time } => self.change(seq, ino, |inode| {
+                inode.attr.ctime = time;
+                if let HeldXattrs::Open { map, sealed } = &mut inode.xattrs {
+                    *sealed = None;
+                    match value {
+                        Some(value) => map.insert(name, value),
+                        None => map.remove(&name),
+                    };
+                }
+            }),
+        }
+    }
+
+    /// Drops an inode that nothing needs, and then its ancestors.
+    pub(super) fn release(&mut self, ino: u64) {
+        let mut candidates = vec![ino];
+        while let Some(ino) = candidates.pop() {
+            let Some(inode) = self.inodes.get(&ino) else { continue };
+            let has_children = match &inode.body {
+                Body::Directory(directory) => {
+                    !directory.known.is_empty() || directory.changes.values().any(Option::is_some)
+                }
+                _ => false,
+            };
+            let unsealed = self.dirty.contains(&ino) && !inode.is_orphan();
+            if ino == ROOT || inode.is_referenced() || unsealed || has_children {
+                continue;
+            }
+            let inode = self.inodes.remove(&ino).expect("it was just found");
+            self.dirty.remove(&ino);
+            self.orphans.remove(&ino);
+            for name in inode.names {
+                if let Some(Inode { body: Body::Directory(directory), .. }) =
+                    self.inodes.get_mut(&name.parent)
+                {
+                    directory.known.remove(&name.name);
+                    candidates.push(name.parent);
+                }
+            }
+        }
+    }
+
+    fn note_change(&mut self, action: &Action) {
+        let bytes = match action {
+            Action::Write { bytes, .. } => bytes.len() as u64,
+            Action::SetXattr { value: Some(value), .. } => value.len() as u64,
+            _ => 0,
+        };
+        self.dirty_bytes += bytes + CHANGE_BYTES;
+        let now = Instant::now();
+        self.first_change.get_or_insert(now);
+        self.last_change = Some(now);
+    }
+
+    fn apply_create(&mut self, seq: u64, parent: u64, name: Vec<u8>, entry: Entry) {
+        let (ino, time) = (entry.attr.ino, entry.attr.ctime);
+        self.next_ino = self.next_ino.max(ino + 1);
+        self.inodes.insert(ino, Inode { names_complete: true, ..Inode::from_entry(entry) });
+        self.add_name(seq, ino, NameOf { parent, name }, time);
+    }
+
+    fn apply_rename(
+        &mut self,
+        seq: u64,
+        (from, ino): (NameOf, u64),
+        (to, target): (NameOf, Option<u64>),
+        exchange: bool,
+        time: Timestamp,
+    ) {
+        self.clear_name(seq, &from, time);
+        self.forget_name(ino, &from);
+        if let Some(target) = target {
+            self.clear_name(seq, &to, time);
+            if exchange {
+                self.forget_name(target, &to);
+                self.add_name(seq, target, from, time);
+            } else {
+                self.drop_name(seq, target, &to, time);
+            }
+        }
+        self.add_name(seq, ino, to, time);
+    }
+
+    /// Enters a name into its directory and its inode.
+    fn add_name(&mut self, seq: u64, ino: u64, name: NameOf, time: Timestamp) {
+        self.change_directory(seq, name.parent, time, |directory| {
+            directory.set(&name.name, Some(ino));
+            directory.count += 1;
+        });
+        self.change(seq, ino, |inode| {
+            inode.names.push(name);
+            inode.attr.ctime = time;
+        });
+    }
+
+    /// Takes a name out of its directory.
+    fn clear_name(&mut self, seq: u64, name: &NameOf, time: Timestamp) {
+        self.change_directory(seq, name.parent, time, |directory| {
+            directory.set(&name.name, None);
+            directory.count = directory.count.saturating_sub(1);
+        });
+    }
+
+    /// Takes a name out of its inode.
+    fn forget_name(&mut self, ino: u64, name: &NameOf) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.names.retain(|of| of != name);
+        }
+    }
+
+    /// Takes a name from an inode for good, and with its last name the inode from the tree.
+    fn drop_name(&mut self, seq: u64, ino: u64, name: &NameOf, time: Timestamp) {
+        self.forget_name(ino, name);
+        self.change(seq, ino, |inode| inode.attr.ctime = time);
+        let inode = self.inodes.get_mut(&ino).expect("operations check that it exists");
+        if inode.is_directory() || inode.attr.nlink > 1 {
+            self.unindexed.insert(ino, seq);
+        }
+        inode.attr.nlink = inode.attr.nlink.saturating_sub(1);
+        if inode.names.is_empty() {
+            inode.attr.nlink = 0;
+            self.dirty.remove(&ino);
+            self.orphans.insert(ino);
+            self.release(ino);
+        }
+    }
+
+    fn change_directory(
+        &mut self,
+        seq: u64,
+        ino: u64,
+        time: Timestamp,
+        change: impl FnOnce(&mut Directory),
+    ) {
+        self.change(seq, ino, |inode| {
+            (inode.attr.mtime, inode.attr.ctime) = (time, time);
+            let Body::Directory(directory) = &mut inode.body else {
+                unreachable!("operations check that a parent is a directory");
+            };
+            change(directory);
+        });
+    }
+
+    fn edit(
+        &mut self,
+        seq: u64,
+        ino: u64,
+        time: Timestamp,
+        edit: impl FnOnce(&mut xorfs_store::FileEdit),
+    ) {
+        self.change(seq, ino, |inode| {
+            (inode.attr.mtime, inode.attr.ctime) = (time, time);
+            let Body::File(file) = &mut inode.body else {
+                unreachable!("operations check that it is a file");
+            };
+            edit(Arc::make_mut(file));
+        });
+    }
+
+    fn change(&mut self, seq: u64, ino: u64, change: impl FnOnce(&mut Inode)) {
+        let inode = self.inodes.get_mut(&ino).expect("operations check that it exists");
+        change(inode);
+        inode.changed_at = seq;
+        if !inode.is_orphan() {
+            self.dirty.insert(ino);
+        }
+    }
+}
