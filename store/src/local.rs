@@ -153,7 +153,6 @@ impl Local {
     fn write_error(&self, error: rocksdb::Error) -> WriteError {
         if is_no_space(&error) {
             let used = locked(&self.counters).used_bytes();
-            self.reclaimer.urge();
             return WriteError::Full { used, limit: used };
         }
         self.health.fail(error)

@@ -64,7 +64,11 @@ impl Local {
                 self.apply(writer, change)?;
             }
         }
-        self.reclaimer.urge();
+        // A pass needs room itself. On a disk filled to the last byte it would be in the way of
+        // RocksDB, which waits for running work to end before it goes on.
+        if free >= self.config.memory_bytes as u64 {
+            self.reclaimer.urge();
+        }
         Err(WriteError::Full { used, limit: used.saturating_add(free.saturating_sub(reserve)) })
     }
 

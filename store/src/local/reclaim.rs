@@ -105,6 +105,8 @@ impl Drop for Reclaimer {
 }
 
 fn run(signal: &Signal, db: &DB, live_bytes: &LiveBytes) {
+    // Where a pass gained nothing, another one would not either unless more was forgotten.
+    let mut before = u64::MAX;
     loop {
         let mut state = signal.state();
         while !state.look && !state.stop {
@@ -115,15 +117,17 @@ fn run(signal: &Signal, db: &DB, live_bytes: &LiveBytes) {
         }
         let urgent = std::mem::take(&mut state.urgent);
         state.look = false;
+        if state.dropped_bytes > 0 {
+            before = u64::MAX;
+        }
         drop(state);
         let excess = || {
             let (live, held) = (live_bytes(), blob_bytes(db));
             let allowed = if urgent { live / 16 } else { (live / 4).max(GARBAGE_BYTES_MIN) };
             (held > live.saturating_add(allowed)).then_some(held)
         };
-        let mut before = u64::MAX;
         while let Some(held) = excess()
-            && held < before
+            && held != before
             && !signal.state().stop
         {
             before = held;
