@@ -19,12 +19,14 @@ mod point;
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use fuser::{Session, SessionACL};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::View;
 use crate::adapter::{Adapter, Opened};
@@ -152,9 +154,12 @@ pub struct Mount {
     ended: Arc<Ended>,
 }
 
-#[derive(Debug, Default)]
+/// Whether the last request was answered, and whether the kernel still has the mount.
+#[derive(Debug)]
 struct Ended {
-    ended: Mutex<bool>,
+    /// The device, until the end. Its own copy, so it has to go then: a device that is open
+    /// makes the kernel wait for answers.
+    device: Mutex<Option<OwnedFd>>,
     changed: Condvar,
 }
 
@@ -172,7 +177,8 @@ impl Mount {
             return Err(MountError::Unusable(io::ErrorKind::NotFound.into()));
         };
         // From here on dropping it takes the mount away again.
-        let mount = Self { dir, device: mounted.device, ended: Arc::default() };
+        let ended = Arc::new(Ended::new(descriptor.try_clone().map_err(MountError::Unusable)?));
+        let mount = Self { dir, device: mounted.device, ended };
         mount.serve(view, descriptor).map_err(MountError::Unusable)?;
         // The first request, answered by the threads just started.
         fs::metadata(&mount.dir).map_err(MountError::Unusable)?;
@@ -190,37 +196,33 @@ impl Mount {
     /// # Errors
     /// `Covered` or `Unmount`; the mount then goes on.
     pub fn unmount(&self) -> Result<(), MountError> {
-        if !self.wait_ended(Some(Duration::ZERO)) {
+        if self.ended.is_connected() {
             detach_own(&self.dir, &self.device)?;
-            self.wait_ended(Some(END_WAIT));
         }
+        self.wait_ended(Some(END_WAIT));
         Ok(())
     }
 
     /// Waits until the last request was answered and the kernel let go of the mount, at most for
     /// `timeout`, and tells whether it has.
     pub fn wait_ended(&self, timeout: Option<Duration>) -> bool {
-        let ended = self.ended.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let going_on = |ended: &mut bool| !*ended;
-        match timeout {
-            None => *self
-                .ended
-                .changed
-                .wait_while(ended, going_on)
-                .unwrap_or_else(PoisonError::into_inner),
+        let device = self.ended.lock();
+        let going_on = |device: &mut Option<OwnedFd>| device.is_some();
+        let changed = &self.ended.changed;
+        let device = match timeout {
+            None => changed.wait_while(device, going_on).unwrap_or_else(PoisonError::into_inner),
             Some(timeout) => {
-                *self
-                    .ended
-                    .changed
-                    .wait_timeout_while(ended, timeout, going_on)
+                changed
+                    .wait_timeout_while(device, timeout, going_on)
                     .unwrap_or_else(PoisonError::into_inner)
                     .0
             }
-        }
+        };
+        device.is_none()
     }
 
     /// Comes to terms with the kernel and starts the threads that answer it.
-    fn serve(&self, view: Arc<View>, descriptor: std::os::fd::OwnedFd) -> io::Result<()> {
+    fn serve(&self, view: Arc<View>, descriptor: OwnedFd) -> io::Result<()> {
         let threads = thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(2, 8);
         let threads = threads + SPARE_THREADS;
         let opened = Arc::<Opened>::default();
@@ -238,7 +240,9 @@ impl Mount {
             }
             drop(announcer);
             // A mount without anybody to answer it would be a trap.
-            if let Err(error) = detach_own(&dir, &device) {
+            if ended.is_connected()
+                && let Err(error) = detach_own(&dir, &device)
+            {
                 tracing::warn!(dir = %dir.display(), %error, "a dead mount stays behind");
             }
             ended.set();
@@ -256,8 +260,28 @@ impl Drop for Mount {
 }
 
 impl Ended {
+    fn new(device: OwnedFd) -> Self {
+        Self { device: Mutex::new(Some(device)), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the kernel has not let go of the mount. Numbers of devices and mounts are given
+    /// out again at once, so only this tells our mount from a stranger's at the same place.
+    fn is_connected(&self) -> bool {
+        let device = self.lock();
+        let Some(device) = device.as_ref() else { return false };
+        let mut asked = [PollFd::new(device, PollFlags::empty())];
+        match poll(&mut asked, Some(&Timespec::default())) {
+            Ok(_) => !asked[0].revents().contains(PollFlags::ERR),
+            Err(_) => true,
+        }
+    }
+
     fn set(&self) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.lock() = None;
         self.changed.notify_all();
     }
 }

@@ -36,7 +36,6 @@ use crate::serve::{Holdings, stored_head};
 use commit::{Commits, Sending};
 use engine::Engine;
 use fetch::Fetches;
-pub(crate) use fetch::Why;
 use keeper::Keeper;
 use peer::Links;
 use status::Counters;

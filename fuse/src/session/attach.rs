@@ -139,3 +139,26 @@ fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::detach::detach;
+    use crate::session::point::mounted_at;
+
+    #[test]
+    fn the_helper_mounts_and_sends_the_device() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = dir.path().canonicalize().expect("a path");
+        let options = MountOptions { read_only: true, ..MountOptions::default() };
+        let device = match with_fusermount(&dir, &options) {
+            Ok(device) => device,
+            Err(error) => return eprintln!("SKIPPED, nothing was tested: {error}"),
+        };
+        let mounted = mounted_at(&dir).pop().expect("it is mounted");
+        assert_eq!((mounted.kind.as_str(), mounted.source.as_str()), (KIND, NAME));
+        drop(device);
+        detach(&dir).expect("it unmounts");
+        assert!(mounted_at(&dir).is_empty());
+    }
+}
