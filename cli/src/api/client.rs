@@ -1,0 +1,237 @@
+//! The commands' side of the local API: one method per request.
+//!
+//! Errors come back with the kind that the node gave them. There are no retries: the socket is
+//! on this machine, and what fails on it fails for a reason.
+
+use anyhow::Context;
+use axum::body::Bytes;
+use axum::http::Method;
+use reqwest::{Body, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::api::query::Query;
+use crate::api::types::{
+    Attributes, Copies, EntryRow, ErrorBody, LinkReply, MountRequest, Name, PeerRow, Status,
+    UnmountRequest, VolumeRequest, VolumeRow,
+};
+use crate::exit::Failure;
+use crate::home::SocketPath;
+
+/// What a request that answers nothing is called with.
+const NOTHING: Option<&()> = None;
+
+/// A connection to a node.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    /// Kept because its path may hang on a descriptor.
+    _socket: SocketPath,
+}
+
+impl Client {
+    /// Connects, if a node answers there.
+    pub(crate) async fn connect(socket: SocketPath) -> anyhow::Result<Option<Self>> {
+        if tokio::net::UnixStream::connect(socket.as_path()).await.is_err() {
+            return Ok(None);
+        }
+        let http = reqwest::Client::builder()
+            .unix_socket(socket.as_path())
+            .no_proxy()
+            .build()
+            .context("could not prepare the local API")?;
+        Ok(Some(Self { http, _socket: socket }))
+    }
+
+    /// What the node is doing.
+    pub(crate) async fn status(&self) -> anyhow::Result<Status> {
+        self.ask(Method::GET, "status", &Query::new(), NOTHING).await
+    }
+
+    /// The other nodes that it knows.
+    pub(crate) async fn peers(&self) -> anyhow::Result<Vec<PeerRow>> {
+        self.ask(Method::GET, "peers", &Query::new(), NOTHING).await
+    }
+
+    /// The volumes.
+    pub(crate) async fn volumes(&self) -> anyhow::Result<Vec<VolumeRow>> {
+        self.ask(Method::GET, "volumes", &Query::new(), NOTHING).await
+    }
+
+    /// Makes a volume, or with a link takes one up.
+    pub(crate) async fn add_volume(&self, request: &VolumeRequest) -> anyhow::Result<VolumeRow> {
+        self.ask(Method::POST, "volumes", &Query::new(), Some(request)).await
+    }
+
+    /// Forgets a volume.
+    pub(crate) async fn forget_volume(&self, name: &str, force: bool) -> anyhow::Result<()> {
+        let query = Query::new().with("force", force.to_string());
+        self.ask(Method::DELETE, &volume_path(name), &query, NOTHING).await
+    }
+
+    /// A live link to a volume.
+    pub(crate) async fn share_volume(&self, name: &str, write: bool) -> anyhow::Result<String> {
+        let query = Query::new().with("write", write.to_string());
+        let path = volume_path(name) + "/link";
+        let reply: LinkReply = self.ask(Method::GET, &path, &query, NOTHING).await?;
+        Ok(reply.link)
+    }
+
+    /// Mounts.
+    pub(crate) async fn mount(&self, request: &MountRequest) -> anyhow::Result<()> {
+        self.ask(Method::POST, "mounts", &Query::new(), Some(request)).await
+    }
+
+    /// Unmounts.
+    pub(crate) async fn unmount(&self, dir: Name) -> anyhow::Result<()> {
+        self.ask(Method::DELETE, "mounts", &Query::new(), Some(&UnmountRequest { dir })).await
+    }
+
+    /// One entry.
+    pub(crate) async fn stat(&self, path: &[u8]) -> anyhow::Result<EntryRow> {
+        self.ask(Method::GET, "stat", &at(path), NOTHING).await
+    }
+
+    /// The entries of a directory, by name.
+    pub(crate) async fn list(&self, path: &[u8]) -> anyhow::Result<Vec<EntryRow>> {
+        self.ask(Method::GET, "list", &at(path), NOTHING).await
+    }
+
+    /// Up to `length` bytes of a file at `offset`.
+    pub(crate) async fn read(
+        &self,
+        path: &[u8],
+        offset: u64,
+        length: usize,
+    ) -> anyhow::Result<Bytes> {
+        let query = at(path).with("offset", offset.to_string()).with("length", length.to_string());
+        let response = self.send(self.request(Method::GET, "file", &query)).await?;
+        response.bytes().await.context("the node broke off")
+    }
+
+    /// Writes a whole file.
+    pub(crate) async fn write(
+        &self,
+        path: &[u8],
+        attributes: &Attributes,
+        content: impl Into<Body>,
+    ) -> anyhow::Result<EntryRow> {
+        let query = at(path).with_attributes(attributes);
+        let request = self.request(Method::PUT, "file", &query).body(content);
+        decode(self.send(request).await?).await
+    }
+
+    /// Makes a directory and those above it.
+    pub(crate) async fn make_directory(
+        &self,
+        path: &[u8],
+        attributes: &Attributes,
+    ) -> anyhow::Result<EntryRow> {
+        let query = at(path).with_attributes(attributes);
+        self.ask(Method::PUT, "directory", &query, NOTHING).await
+    }
+
+    /// Makes a symbolic link.
+    pub(crate) async fn make_symlink(
+        &self,
+        path: &[u8],
+        target: &[u8],
+        attributes: &Attributes,
+    ) -> anyhow::Result<EntryRow> {
+        let query = at(path).with("target", target).with_attributes(attributes);
+        self.ask(Method::PUT, "symlink", &query, NOTHING).await
+    }
+
+    /// Gives `file` the further name `path`.
+    pub(crate) async fn make_hard_link(
+        &self,
+        file: &[u8],
+        path: &[u8],
+    ) -> anyhow::Result<EntryRow> {
+        self.ask(Method::PUT, "name", &at(path).with("file", file), NOTHING).await
+    }
+
+    /// Sets mode, owner and modification time.
+    pub(crate) async fn set_attributes(
+        &self,
+        path: &[u8],
+        attributes: &Attributes,
+    ) -> anyhow::Result<EntryRow> {
+        let query = at(path).with_attributes(attributes);
+        self.ask(Method::PATCH, "attributes", &query, NOTHING).await
+    }
+
+    /// The link of what `query` names; `live` asks for its volume's.
+    pub(crate) async fn link(&self, query: Query, live: bool) -> anyhow::Result<String> {
+        let query = query.with("live", live.to_string());
+        let reply: LinkReply = self.ask(Method::GET, "link", &query, NOTHING).await?;
+        Ok(reply.link)
+    }
+
+    /// How many copies there are of what `query` names.
+    pub(crate) async fn copies(&self, query: &Query) -> anyhow::Result<Copies> {
+        self.ask(Method::GET, "copies", query, NOTHING).await
+    }
+
+    /// Seals one volume, or all of them.
+    pub(crate) async fn seal(&self, volume: Option<&str>) -> anyhow::Result<()> {
+        let query = Query::new();
+        let query = match volume {
+            Some(volume) => query.with("volume", volume),
+            None => query,
+        };
+        self.ask(Method::POST, "seal", &query, NOTHING).await
+    }
+
+    /// Makes a volume's changes crash-safe on this disk.
+    pub(crate) async fn fsync(&self, path: &[u8]) -> anyhow::Result<()> {
+        self.ask(Method::POST, "fsync", &at(path), NOTHING).await
+    }
+
+    async fn ask<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &Query,
+        body: Option<&B>,
+    ) -> anyhow::Result<T> {
+        let mut request = self.request(method, path, query);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        decode(self.send(request).await?).await
+    }
+
+    fn request(&self, method: Method, path: &str, query: &Query) -> RequestBuilder {
+        // The host is never looked up: everything goes to the socket.
+        self.http.request(method, format!("http://xorfs/v1/{path}?{}", query.encode()))
+    }
+
+    /// Sends, and turns an error's answer into an error.
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = request.send().await.context("the node does not answer")?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let error: ErrorBody = response
+            .json()
+            .await
+            .with_context(|| format!("the node answered {status} without saying why"))?;
+        Err(Failure::new(error.kind, error.message).into())
+    }
+}
+
+/// A request about a path of the view.
+pub(crate) fn at(path: &[u8]) -> Query {
+    Query::new().with("path", path)
+}
+
+fn volume_path(name: &str) -> String {
+    let name = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+    format!("volumes/{name}")
+}
+
+async fn decode<T: DeserializeOwned>(response: Response) -> anyhow::Result<T> {
+    response.json().await.context("the node's answer makes no sense")
+}

@@ -1,0 +1,303 @@
+//! Requests about names: stat, list, make, link, copies.
+//!
+//! A path is a path in the view (`main/dir/file`, `link/xorfs:…/file`), or with `mounted` an
+//! absolute path below one of this node's mounts. Following symbolic links is the caller's.
+//! Invariant: every inode that a request looks up is let go before it is answered.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Json;
+use axum::extract::State;
+use xorfs_fuse::{FsError, InodeNo, Kind, Owner, SetAttr, Stat, View};
+
+use crate::api::query::Query;
+use crate::api::server::{ApiError, blocking};
+use crate::api::types::{Attributes, Copies, EntryRow, LinkReply, Name};
+use crate::daemon::Daemon;
+use crate::exit::Failure;
+
+/// An inode that was looked up, and is let go when dropped.
+pub(crate) struct Held<'a> {
+    view: &'a View,
+    /// What the lookup found.
+    pub(crate) stat: Stat,
+}
+
+impl<'a> Held<'a> {
+    /// Takes charge of one lookup.
+    pub(crate) fn new(view: &'a View, stat: Stat) -> Self {
+        Self { view, stat }
+    }
+
+    /// Looks up a whole path.
+    pub(crate) fn resolve(view: &'a View, path: &[u8]) -> anyhow::Result<Self> {
+        let stat = view.resolve(path).with_context(|| shown(path))?;
+        Ok(Self { view, stat })
+    }
+
+    /// The inode.
+    pub(crate) fn ino(&self) -> InodeNo {
+        self.stat.ino
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.view.forget(self.stat.ino, 1);
+    }
+}
+
+/// A path of the view for people: `VOLUME:/PATH`, or the link's.
+pub(crate) fn shown(path: &[u8]) -> String {
+    let text = Name(path.to_vec()).to_string();
+    if let Some(link) = text.strip_prefix("link/") {
+        return link.to_owned();
+    }
+    match text.split_once('/') {
+        Some((volume, rest)) => format!("{volume}:/{rest}"),
+        None => format!("{text}:/"),
+    }
+}
+
+/// The path that a request is about.
+pub(crate) fn path_of(daemon: &Daemon, query: &Query) -> Result<Vec<u8>, Failure> {
+    match query.bytes("mounted") {
+        Some(mounted) => daemon.path_in_mount(Name(mounted.to_vec()).as_path()),
+        None => Ok(query.required("path")?.to_vec()),
+    }
+}
+
+/// A path's directory, looked up, and the name in it.
+pub(crate) fn parent_of<'v, 'p>(
+    view: &'v View,
+    path: &'p [u8],
+) -> anyhow::Result<(Held<'v>, &'p [u8])> {
+    let at = path.iter().rposition(|byte| *byte == b'/');
+    let at = at.ok_or_else(|| Failure::refused("only volumes stand at the top"))?;
+    Ok((Held::resolve(view, &path[..at])?, &path[at + 1..]))
+}
+
+/// Who owns what a request makes.
+pub(crate) fn owner(attributes: &Attributes) -> Owner {
+    Owner { uid: attributes.uid, gid: attributes.gid }
+}
+
+/// Sets mode, owner and modification time.
+pub(crate) fn apply(view: &View, ino: InodeNo, attributes: &Attributes) -> Result<Stat, FsError> {
+    let change = SetAttr {
+        mode: Some(attributes.mode),
+        uid: Some(attributes.uid),
+        gid: Some(attributes.gid),
+        mtime: Some(attributes.mtime),
+        ..SetAttr::default()
+    };
+    view.set_attr(ino, &change)
+}
+
+pub(crate) async fn stat(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<EntryRow>, ApiError> {
+    let row = move || {
+        let view = daemon.view();
+        let held = Held::resolve(view, &path_of(&daemon, &query)?)?;
+        row_of(view, &held.stat)
+    };
+    Ok(Json(blocking(row).await?))
+}
+
+pub(crate) async fn list(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<Vec<EntryRow>>, ApiError> {
+    let rows = move || {
+        let view = daemon.view();
+        let path = path_of(&daemon, &query)?;
+        let held = Held::resolve(view, &path)?;
+        let entries = view.list(held.ino()).with_context(|| shown(&path))?;
+        let named = entries.into_iter().map(|entry| {
+            let mut row = EntryRow::new(&entry.stat);
+            if entry.stat.kind == Kind::Symlink {
+                let link = Held::new(view, view.lookup(held.ino(), &entry.name)?);
+                row.target = Some(Name(view.read_link(link.ino())?));
+            }
+            row.name = Some(Name(entry.name));
+            Ok(row)
+        });
+        named.collect::<anyhow::Result<Vec<_>>>()
+    };
+    Ok(Json(blocking(rows).await?))
+}
+
+/// Makes a directory and those above it; one that is there already is fine.
+pub(crate) async fn make_directory(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<EntryRow>, ApiError> {
+    let make = move || {
+        let (view, path) = (daemon.view(), query.required("path")?);
+        let attributes = query.attributes()?;
+        let mut done = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
+        let mut held = Held::resolve(view, &path[..done])?;
+        for name in path[done..].split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            done += name.len() + 1;
+            let child = match view.lookup(held.ino(), name) {
+                Ok(stat) if stat.kind == Kind::Directory => Held::new(view, stat),
+                Ok(stat) => {
+                    drop(Held::new(view, stat));
+                    let text = format!("{} exists and is no directory", shown(&path[..done]));
+                    return Err(Failure::refused(text).into());
+                }
+                Err(FsError::NotFound) => {
+                    let (kind, owner) = (Kind::Directory, owner(&attributes));
+                    let made = view.make_node(held.ino(), name, kind, attributes.mode, owner);
+                    Held::new(view, made.with_context(|| shown(&path[..done]))?)
+                }
+                Err(error) => return Err(error).with_context(|| shown(&path[..done])),
+            };
+            held = child;
+        }
+        Ok(EntryRow::new(&held.stat))
+    };
+    Ok(Json(blocking(make).await?))
+}
+
+/// Makes a symbolic link, in place of whatever is there but a directory.
+pub(crate) async fn make_symlink(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<EntryRow>, ApiError> {
+    let make = move || {
+        let (view, path) = (daemon.view(), query.required("path")?);
+        let (attributes, target) = (query.attributes()?, query.required("target")?);
+        let (parent, name) = parent_of(view, path)?;
+        clear_way(view, parent.ino(), name).with_context(|| shown(path))?;
+        let made = view.make_symlink(parent.ino(), name, target, owner(&attributes));
+        let held = Held::new(view, made.with_context(|| shown(path))?);
+        let change = SetAttr { mtime: Some(attributes.mtime), ..SetAttr::default() };
+        Ok(EntryRow::new(&view.set_attr(held.ino(), &change)?))
+    };
+    Ok(Json(blocking(make).await?))
+}
+
+/// Gives a file a further name, in place of whatever is there but a directory.
+pub(crate) async fn make_hard_link(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<EntryRow>, ApiError> {
+    let make = move || {
+        let (view, path) = (daemon.view(), query.required("path")?);
+        let file = Held::resolve(view, query.required("file")?)?;
+        let (parent, name) = parent_of(view, path)?;
+        clear_way(view, parent.ino(), name).with_context(|| shown(path))?;
+        let made = view.link(file.ino(), parent.ino(), name).with_context(|| shown(path))?;
+        Ok(EntryRow::new(&Held::new(view, made).stat))
+    };
+    Ok(Json(blocking(make).await?))
+}
+
+pub(crate) async fn set_attributes(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<EntryRow>, ApiError> {
+    let set = move || {
+        let (view, path) = (daemon.view(), query.required("path")?);
+        let held = Held::resolve(view, path)?;
+        let stat = apply(view, held.ino(), &query.attributes()?).with_context(|| shown(path))?;
+        Ok(EntryRow::new(&stat))
+    };
+    Ok(Json(blocking(set).await?))
+}
+
+/// The link of a path; `live` asks for that of its whole volume.
+pub(crate) async fn link(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<LinkReply>, ApiError> {
+    let link = move || {
+        let path = path_of(&daemon, &query)?;
+        let held = Held::resolve(daemon.view(), &path)?;
+        let link = if query.flag("live") {
+            let volume = path.split(|byte| *byte == b'/').next().unwrap_or(&path);
+            daemon.share_volume(&String::from_utf8_lossy(volume), false)?
+        } else {
+            daemon.view().link_of(held.ino()).with_context(|| shown(&path))?
+        };
+        Ok(LinkReply { link: link.to_string() })
+    };
+    Ok(Json(blocking(link).await?))
+}
+
+/// How many copies there are of all that a path names.
+pub(crate) async fn copies(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<Copies>, ApiError> {
+    let copies = move || {
+        let path = path_of(&daemon, &query)?;
+        let held = Held::resolve(daemon.view(), &path)?;
+        let blocks = daemon.view().blocks_of(held.ino(), true).with_context(|| shown(&path))?;
+        daemon.copies(&blocks)
+    };
+    Ok(Json(blocking(copies).await?))
+}
+
+/// Seals a volume, that of a path, or all of them.
+pub(crate) async fn seal(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<()>, ApiError> {
+    let seal = move || {
+        match query.text("volume")? {
+            Some(name) => drop(daemon.view().seal_volume(name)?),
+            None => daemon.view().seal()?,
+        }
+        daemon.wake_publisher();
+        Ok(())
+    };
+    blocking(seal).await?;
+    Ok(Json(()))
+}
+
+/// Makes everything written to a path's volume crash-safe on this disk.
+pub(crate) async fn fsync(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<()>, ApiError> {
+    let sync = move || {
+        let held = Held::resolve(daemon.view(), &path_of(&daemon, &query)?)?;
+        Ok(daemon.view().fsync(held.ino())?)
+    };
+    blocking(sync).await?;
+    Ok(Json(()))
+}
+
+/// Whether a name may be replaced by something that is no directory; removes what is there.
+fn clear_way(view: &View, parent: InodeNo, name: &[u8]) -> anyhow::Result<()> {
+    match view.lookup(parent, name) {
+        Ok(stat) => {
+            let held = Held::new(view, stat);
+            if held.stat.kind == Kind::Directory {
+                return Err(Failure::refused("a directory is in the way").into());
+            }
+            Ok(view.unlink(parent, name)?)
+        }
+        Err(FsError::NotFound) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn row_of(view: &View, stat: &Stat) -> anyhow::Result<EntryRow> {
+    let mut row = EntryRow::new(stat);
+    if stat.kind == Kind::Symlink {
+        row.target = Some(Name(view.read_link(stat.ino)?));
+    }
+    Ok(row)
+}
+
+/// A path below a mount as the view sees it, where `mounted` is below `mount`.
+pub(crate) fn below(mount: &Path, mounted: &Path) -> Option<Vec<u8>> {
+    mounted.strip_prefix(mount).ok().map(|rest| Name::from(rest).0)
+}

@@ -1,0 +1,315 @@
+//! What travels through the local API as JSON.
+//!
+//! These types are also what `--json` prints, so fields are added and never renamed. Names are
+//! bytes: one that is not UTF-8 is written as `{"hex": "…"}` instead of a string.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use xorfs_fuse::{Kind, Stat};
+use xorfs_store::Timestamp;
+
+use crate::exit::Exit;
+
+/// A name or a path, which may be any bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Name(pub(crate) Vec<u8>);
+
+/// How a `Name` is written.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum NameText {
+    Text(String),
+    Raw { hex: String },
+}
+
+impl Name {
+    /// The name as the system takes it.
+    pub(crate) fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.0)
+    }
+
+    /// The name as a path.
+    pub(crate) fn as_path(&self) -> &Path {
+        Path::new(self.as_os_str())
+    }
+}
+
+impl From<&Path> for Name {
+    fn from(path: &Path) -> Self {
+        Self(path.as_os_str().as_bytes().to_vec())
+    }
+}
+
+/// Without control characters, so that a name cannot drive a terminal.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for char in String::from_utf8_lossy(&self.0).chars() {
+            if char.is_control() {
+                write!(f, "{}", char.escape_default())?;
+            } else {
+                write!(f, "{char}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => {
+                let hex = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+                NameText::Raw { hex }.serialize(serializer)
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match NameText::deserialize(deserializer)? {
+            NameText::Text(text) => Ok(Self(text.into_bytes())),
+            NameText::Raw { hex } => unhex(&hex)
+                .map(Self)
+                .ok_or_else(|| serde::de::Error::custom("a name's hex digits do not pair up")),
+        }
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|char| char.to_digit(16).map(|digit| digit as u8)).collect();
+    let digits = digits?;
+    if digits.len() % 2 != 0 {
+        return None;
+    }
+    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+/// An error: its kind, which is the exit code, and one line.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ErrorBody {
+    pub(crate) kind: Exit,
+    pub(crate) message: String,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum EntryKind {
+    File,
+    Directory,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// One entry, as `stat` and `ls` see it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct EntryRow {
+    /// Its name in its directory; absent where a single path was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<Name>,
+    pub(crate) kind: EntryKind,
+    /// Permission bits.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) nlink: u32,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Last change of the content: whole seconds since 1970, and nanoseconds after them.
+    pub(crate) mtime: i64,
+    pub(crate) mtime_nanos: u32,
+    /// Where a symbolic link points.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target: Option<Name>,
+}
+
+impl EntryRow {
+    /// A row of `stat`, with neither name nor target.
+    pub(crate) fn new(stat: &Stat) -> Self {
+        Self {
+            name: None,
+            kind: match stat.kind {
+                Kind::File => EntryKind::File,
+                Kind::Directory => EntryKind::Directory,
+                Kind::Symlink => EntryKind::Symlink,
+                Kind::Fifo => EntryKind::Fifo,
+                Kind::Socket => EntryKind::Socket,
+                Kind::CharDevice(_) => EntryKind::CharDevice,
+                Kind::BlockDevice(_) => EntryKind::BlockDevice,
+            },
+            mode: stat.mode,
+            uid: stat.uid,
+            gid: stat.gid,
+            nlink: stat.nlink,
+            size: stat.size,
+            mtime: stat.mtime.seconds,
+            mtime_nanos: stat.mtime.nanos,
+            target: None,
+        }
+    }
+
+    /// When the content changed last.
+    pub(crate) fn modified(&self) -> Timestamp {
+        Timestamp { seconds: self.mtime, nanos: self.mtime_nanos }
+    }
+}
+
+/// What is set on an entry that is made or changed through the API.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    /// Permission bits with set-id and sticky bits.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Timestamp,
+}
+
+/// A link.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LinkReply {
+    pub(crate) link: String,
+}
+
+/// How many nodes hold what a path names.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Copies {
+    /// Blocks of the path and everything below it.
+    pub(crate) blocks: u64,
+    /// Those with fewer copies than the target.
+    pub(crate) lacking: u64,
+    /// The lowest number of copies over all blocks.
+    pub(crate) lowest: u8,
+    /// Copies to have: the setting, or all live nodes where there are fewer.
+    pub(crate) target: u8,
+}
+
+/// A volume of this home.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct VolumeRow {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    /// Whether it is ours to write.
+    pub(crate) writable: bool,
+    /// Sequence number of the newest head; 0 before the first.
+    pub(crate) sequence: u64,
+    /// Whether everything written is sealed.
+    pub(crate) sealed: bool,
+    /// Bytes that are not sealed yet.
+    pub(crate) dirty_bytes: u64,
+    /// Why sealing fails, while it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) seal_error: Option<String>,
+}
+
+/// Another node.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PeerRow {
+    pub(crate) id: String,
+    pub(crate) address: String,
+    pub(crate) connected: bool,
+    /// Round trip in milliseconds, where it was measured.
+    pub(crate) rtt_ms: Option<f64>,
+    /// Seconds since it was last heard of.
+    pub(crate) last_seen_s: f64,
+}
+
+/// Sealed bytes in use.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Space {
+    pub(crate) pinned_bytes: u64,
+    pub(crate) in_range_bytes: u64,
+    pub(crate) cached_bytes: u64,
+    pub(crate) blocks: u64,
+    /// The limit, where one was set.
+    pub(crate) quota_bytes: Option<u64>,
+    pub(crate) disk_free_bytes: u64,
+}
+
+/// How far replication is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Replication {
+    /// Other nodes that answer.
+    pub(crate) live_peers: u64,
+    /// Copies to have of each block: the setting, or all live nodes where there are fewer.
+    pub(crate) target: u8,
+    /// Blocks that still lack copies.
+    pub(crate) owed_blocks: u64,
+    pub(crate) owed_bytes: u64,
+    /// Newest roots of volumes that the network has not acknowledged.
+    pub(crate) heads_pending: u64,
+    /// Blocks brought to their number of copies since the node started.
+    pub(crate) published_blocks: u64,
+}
+
+/// What a node is doing.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) node: String,
+    pub(crate) address: String,
+    pub(crate) pid: u32,
+    pub(crate) home: Name,
+    /// Whether a daemon answers, or a command with a node of its own.
+    pub(crate) daemon: bool,
+    pub(crate) uptime_s: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) replication: Replication,
+    pub(crate) space: Space,
+    pub(crate) volumes: Vec<VolumeRow>,
+    pub(crate) mounts: Vec<Name>,
+}
+
+/// Asks for a mount.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MountRequest {
+    /// An absolute path.
+    pub(crate) dir: Name,
+    pub(crate) read_only: bool,
+    pub(crate) allow_other: bool,
+}
+
+/// Asks for a mount to go.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct UnmountRequest {
+    /// An absolute path.
+    pub(crate) dir: Name,
+}
+
+/// Asks for a volume: a new one, or with a link one to follow.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VolumeRequest {
+    pub(crate) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) link: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_survives_json() {
+        for name in [b"plain".as_slice(), b"caf\xc3\xa9", b"\xff\x00raw", b""] {
+            let name = Name(name.to_vec());
+            let json = serde_json::to_string(&name).unwrap();
+            assert_eq!(serde_json::from_str::<Name>(&json).unwrap(), name, "{json}");
+        }
+        assert!(serde_json::from_str::<Name>(r#"{"hex":"abc"}"#).is_err());
+    }
+
+    #[test]
+    fn a_name_cannot_drive_a_terminal() {
+        assert_eq!(Name(b"a\x1b[2J\n".to_vec()).to_string(), "a\\u{1b}[2J\\n");
+    }
+}

@@ -1,0 +1,146 @@
+//! `xorfs put`: copies files and directories into a volume and prints a link for each.
+//!
+//! The command reads the files and hands their content over; the node never opens a path of its
+//! caller. What cannot be read, or changes while it is read, is named and left out, the rest goes
+//! on, and the exit code tells. Standard output has the links, one a path, and nothing else.
+
+mod source;
+mod upload;
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::api::client::{Client, at};
+use crate::api::types::{Attributes, Name};
+use crate::args::{Level, PutArgs};
+use crate::attach::with_node;
+use crate::commands::put::source::{Source, own_attributes};
+use crate::commands::put::upload::Upload;
+use crate::commands::sync::wait::{Scope, replicated};
+use crate::exit::Exit;
+use crate::home::Home;
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::target::names_of;
+
+/// How long peers of earlier runs may take to answer before a put settles for this disk.
+const PEERS_WAIT: Duration = Duration::from_secs(3);
+
+/// One path that was put.
+#[derive(Debug, Serialize)]
+struct Stored {
+    path: Name,
+    link: String,
+}
+
+pub(crate) async fn run(home: &Home, args: PutArgs, out: Output) -> anyhow::Result<Exit> {
+    let mut into = args.volume.clone().into_bytes();
+    for name in names_of(&args.to)? {
+        into.push(b'/');
+        into.extend_from_slice(name.as_bytes());
+    }
+    let (sources, problems) = source::open_all(&args.paths);
+    let progress = Arc::new(Progress::new("put", sources.iter().map(Source::bytes).sum()));
+    let mut failures = Failures::default();
+    for problem in problems {
+        failures.note(&progress, &problem);
+    }
+    with_node(home, async |client| {
+        let attributes = Attributes { mode: 0o755, ..own_attributes() };
+        client.make_directory(&into, &attributes).await?;
+        let mut stored = Vec::new();
+        for source in &sources {
+            let dest = [into.as_slice(), b"/", source.name.as_bytes()].concat();
+            let upload = Upload::new(client, &progress);
+            match upload.source(source, &dest).await {
+                Ok(()) => stored.push((source.path.as_path(), dest)),
+                Err(error) => failures.note(&progress, &error),
+            }
+            for problem in upload.into_problems() {
+                failures.note(&progress, &problem);
+            }
+        }
+        progress.finish();
+        finish(client, &args, &stored, out).await
+    })
+    .await?;
+    Ok(failures.exit())
+}
+
+/// Brings what was stored to the level that was asked for, and prints the links.
+async fn finish(
+    client: &Client,
+    args: &PutArgs,
+    stored: &[(&Path, Vec<u8>)],
+    out: Output,
+) -> anyhow::Result<()> {
+    if stored.is_empty() {
+        return Ok(());
+    }
+    // A link names sealed content, so making one seals; staging comes first because it is fast.
+    client.fsync(args.volume.as_bytes()).await?;
+    client.seal(Some(&args.volume)).await?;
+    let mut links = Vec::new();
+    for (path, dest) in stored {
+        let link = client.link(at(dest), false).await?;
+        if !out.is_json() {
+            out.line(&link)?;
+        }
+        links.push(Stored { path: Name::from(*path), link });
+    }
+    if out.is_json() {
+        out.value(&links, |_| String::new())?;
+    }
+    let level = match args.wait {
+        Some(level) => level,
+        None => default_level(client).await?,
+    };
+    if level == Level::Replicated {
+        replicated(client, &Scope::All, None).await?;
+    }
+    Ok(())
+}
+
+/// As safe as this node can make it.
+async fn default_level(client: &Client) -> anyhow::Result<Level> {
+    let started = Instant::now();
+    loop {
+        let status = client.status().await?;
+        if status.replication.live_peers > 0 {
+            return Ok(Level::Replicated);
+        }
+        // A daemon has met its peers long ago; a node of our own may be about to.
+        if status.daemon || started.elapsed() >= PEERS_WAIT {
+            eprintln!("no peer is reachable: sealed on this disk, not replicated yet");
+            return Ok(Level::Sealed);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What went wrong with single files.
+#[derive(Debug, Default)]
+struct Failures {
+    exit: Option<Exit>,
+}
+
+impl Failures {
+    /// Names a problem; different kinds of problems end in the general exit code.
+    fn note(&mut self, progress: &Progress, problem: &anyhow::Error) {
+        progress.say(&format!("{problem:#}"));
+        let exit = crate::exit::classify(problem);
+        self.exit = match self.exit {
+            None => Some(exit),
+            Some(before) if before == exit => Some(exit),
+            Some(_) => Some(Exit::Failed),
+        };
+    }
+
+    fn exit(&self) -> Exit {
+        self.exit.unwrap_or(Exit::Done)
+    }
+}

@@ -1,0 +1,91 @@
+//! `xorfs status`: one screen of what the node is doing.
+
+use std::time::Duration;
+
+use crate::api::types::{Replication, Space, Status, VolumeRow};
+use crate::attach::with_node;
+use crate::home::Home;
+use crate::output::{Output, size, table};
+
+pub(crate) async fn run(home: &Home, out: Output) -> anyhow::Result<()> {
+    let status = with_node(home, async |client| client.status().await).await?;
+    out.value(&status, text)
+}
+
+fn text(status: &Status) -> String {
+    let uptime = humantime::format_duration(Duration::from_secs(status.uptime_s));
+    let runs = if status.daemon {
+        format!("{} (process {}, up {uptime})", status.address, status.pid)
+    } else {
+        "no daemon runs; start one with `xorfs daemon`".to_owned()
+    };
+    let traffic =
+        format!("{} sent, {} received", size(status.bytes_sent), size(status.bytes_received));
+    let mut rows = vec![
+        ("node", status.node.clone()),
+        ("home", status.home.to_string()),
+        ("address", runs),
+        ("peers", status.replication.live_peers.to_string()),
+        ("traffic", traffic),
+        ("space", space(&status.space)),
+        ("health", health(&status.replication)),
+    ];
+    for mount in &status.mounts {
+        rows.push(("mount", mount.to_string()));
+    }
+    let rows: Vec<_> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
+    format!("{}\n{}", table(&rows, &[]), volumes(&status.volumes))
+}
+
+fn space(space: &Space) -> String {
+    let used = space.pinned_bytes + space.in_range_bytes + space.cached_bytes;
+    let limit = match space.quota_bytes {
+        Some(quota) => format!("of {}", size(quota)),
+        None => format!("and {} free on the disk", size(space.disk_free_bytes)),
+    };
+    format!(
+        "{} {limit}, in {} blocks ({} own, {} for others, {} cached)",
+        size(used),
+        space.blocks,
+        size(space.pinned_bytes),
+        size(space.in_range_bytes),
+        size(space.cached_bytes),
+    )
+}
+
+/// One sentence on replication.
+fn health(replication: &Replication) -> String {
+    if replication.live_peers == 0 {
+        return format!("no other node is reachable: {}", owed(replication));
+    }
+    if replication.owed_blocks == 0 && replication.heads_pending == 0 {
+        return format!("everything is replicated ({} copies)", replication.target);
+    }
+    format!("replicating: {}", owed(replication))
+}
+
+fn owed(replication: &Replication) -> String {
+    format!(
+        "{} blocks ({}) lack copies, {} volumes are not announced",
+        replication.owed_blocks,
+        size(replication.owed_bytes),
+        replication.heads_pending
+    )
+}
+
+/// The volumes as a table.
+pub(crate) fn volumes(volumes: &[VolumeRow]) -> String {
+    let heading = ["VOLUME", "ACCESS", "VERSION", "STATE", "ID"].map(str::to_owned);
+    let mut rows = vec![heading.to_vec()];
+    rows.extend(volumes.iter().map(|volume| {
+        let access = if volume.writable { "yours" } else { "followed" };
+        let state = match &volume.seal_error {
+            Some(error) => format!("cannot be sealed: {error}"),
+            None if volume.sealed => "sealed".to_owned(),
+            None => format!("{} not sealed", size(volume.dirty_bytes)),
+        };
+        let id = volume.id.chars().take(16).collect();
+        vec![volume.name.clone(), access.to_owned(), volume.sequence.to_string(), state, id]
+    }));
+    table(&rows, &[false, false, true])
+}
