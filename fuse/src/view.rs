@@ -146,13 +146,13 @@ impl View {
     pub fn seal(&self) -> Result<(), FsError> {
         let mut outcome = Ok(());
         for volume in self.slots().every().iter().filter(|volume| volume.is_writable()) {
-            let sealed = volume.seal().map(drop);
-            outcome = outcome.and(sealed);
+            let sealed = volume.seal();
+            outcome = outcome.and_then(|()| sealed.map(drop));
         }
         outcome
     }
 
-    /// Seals a volume and returns its newest head; `None` where it never had anything in it.
+    /// Seals a volume and returns its newest head; `None` for a followed one that has none yet.
     pub fn seal_volume(&self, name: &str) -> Result<Option<Head>, FsError> {
         let volume = self.named(name).ok_or(FsError::NotFound)?;
         Ok(volume.seal()?.head)
@@ -173,7 +173,7 @@ impl View {
         for volume in self.slots().every().iter().filter(|volume| volume.is_writable()) {
             if let Err(error) = volume.seal() {
                 let staged = volume.stage();
-                outcome = outcome.and(Err(staged.err().unwrap_or(error)));
+                outcome = outcome.and_then(|()| Err(staged.err().unwrap_or(error)));
             }
         }
         outcome

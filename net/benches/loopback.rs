@@ -1,14 +1,15 @@
 //! How fast blocks move between two nodes over loopback: published to one, then read by another.
 //!
-//! Prints one line per direction. Both nodes share this machine's cores, as in any loopback
-//! figure. `cargo bench -p xorfs-net [-- MiB]`.
+//! Prints one line per direction, for stores in memory and for stores on disk. All nodes share
+//! this machine's cores and disk, as in any loopback figure.
+//! `cargo bench -p xorfs-net [-- MiB]`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use xorfs_net::{Identity, NetConfig, Network, Replicated};
-use xorfs_store::{Block, BlockStore, Class, Memory};
+use xorfs_store::{Block, BlockStore, Class, Inventory, Ledger, Local, LocalConfig, Memory};
 
 const BLOCK_BYTES: usize = 256 << 10;
 
@@ -17,26 +18,42 @@ const AHEAD: usize = 32;
 
 fn main() {
     let mib = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1024);
+    let blocks: Vec<Block> = (0..mib * 4).map(block).collect();
+    measure("memory", &blocks, |_| Arc::new(Memory::new()));
+    let root = std::env::temp_dir().join(format!("xorfs-bench-{}", std::process::id()));
+    let open = |name: &str| {
+        let dir = root.join(name);
+        std::fs::create_dir_all(&dir).expect("the temporary folder is writable");
+        Arc::new(Local::open(&dir, LocalConfig::default()).expect("a new store opens"))
+    };
+    measure("disk", &blocks, open);
+    std::fs::remove_dir_all(&root).expect("our own folder can be removed");
+}
+
+/// Publishes the blocks from one node to two, and reads them back from those with a fourth.
+fn measure<S: Inventory + Ledger + 'static>(
+    kind: &str,
+    blocks: &[Block],
+    open: impl Fn(&str) -> Arc<S>,
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.expect("a runtime starts");
-    let blocks: Vec<Block> = (0..mib * 4).map(block).collect();
-    let (first, second, third) = runtime.block_on(async {
-        let first = Node::start(None).await;
-        let join = Some(first.network.local_addr());
-        (first, Node::start(join).await, Node::start(join).await)
-    });
+    let start = |name: &str, join| runtime.block_on(Node::start(open(name), join));
+    let first = start("first", None);
+    let join = Some(first.network.local_addr());
+    let (second, third) = (start("second", join), start("third", join));
     let started = now();
-    for block in &blocks {
-        first.blocks.put(block, Class::Pinned).expect("memory takes a block");
+    for block in blocks {
+        first.blocks.put(block, Class::Pinned).expect("the store takes a block");
     }
-    first.blocks.flush().expect("memory flushes");
+    first.blocks.flush().expect("the store flushes");
     while first.network.status().owed_blocks > 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
-    report("published to two nodes", mib, started);
-    runtime.block_on(second.network.shutdown());
+    report(kind, "published to two nodes", blocks, started);
+    runtime.block_on(first.network.shutdown());
     let ids: Vec<_> = blocks.iter().map(Block::id).collect();
-    let reader = runtime.block_on(Node::start(Some(third.network.local_addr())));
+    let reader = start("reader", Some(third.network.local_addr()));
     let started = now();
     for (index, id) in ids.iter().enumerate() {
         if index % (AHEAD / 2) == 0 {
@@ -44,7 +61,10 @@ fn main() {
         }
         reader.blocks.get(id).expect("a published block is found");
     }
-    report("read from two nodes", mib, started);
+    report(kind, "read from two nodes", blocks, started);
+    for node in [second, third, reader] {
+        runtime.block_on(node.network.shutdown());
+    }
 }
 
 struct Node {
@@ -53,7 +73,10 @@ struct Node {
 }
 
 impl Node {
-    async fn start(join: Option<SocketAddr>) -> Self {
+    async fn start<S: Inventory + Ledger + 'static>(
+        store: Arc<S>,
+        join: Option<SocketAddr>,
+    ) -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         // Repair would compete with what is measured.
         let config = NetConfig {
@@ -62,7 +85,6 @@ impl Node {
             settle_delay: Duration::from_secs(3_600),
             ..NetConfig::default()
         };
-        let store = Arc::new(Memory::new());
         let network = Network::start(config, Identity::generate(), Arc::clone(&store)).await;
         let network = network.expect("a node starts");
         Self { blocks: Replicated::new(store, network.clone()), network }
@@ -84,7 +106,8 @@ fn now() -> Instant {
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
-fn report(what: &str, mib: usize, started: Instant) {
+fn report(kind: &str, what: &str, blocks: &[Block], started: Instant) {
     let seconds = (now() - started).as_secs_f64();
-    println!("{what}: {mib} MiB in {seconds:.2} s, {:.0} MiB/s", mib as f64 / seconds);
+    let mib = blocks.iter().map(|block| block.bytes().len()).sum::<usize>() >> 20;
+    println!("{kind}: {mib} MiB {what} in {seconds:.2} s, {:.0} MiB/s", mib as f64 / seconds);
 }

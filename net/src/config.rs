@@ -38,6 +38,9 @@ pub struct NetConfig {
     pub keep_alive: Duration,
     /// Silence after which a connection is given up. Default 15 s: three keep-alives lost.
     pub idle_timeout: Duration,
+    /// Whether the kernel splits large sends into packets. Default true, which halves the cost of
+    /// sending; some network drivers fail such sends.
+    pub segmentation_offload: bool,
     /// Blocks fetched ahead of their readers at the same time. Default 16: hides the round trip
     /// at 256 KiB a block without filling memory.
     pub prefetch_parallel: usize,
@@ -59,6 +62,7 @@ impl Default for NetConfig {
             settle_delay: Duration::from_secs(2),
             keep_alive: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(15),
+            segmentation_offload: true,
             prefetch_parallel: 16,
         }
     }

@@ -36,6 +36,7 @@ use crate::serve::{Holdings, stored_head};
 use commit::{Commits, Sending};
 use engine::Engine;
 use fetch::Fetches;
+pub(crate) use fetch::Why;
 use keeper::Keeper;
 use peer::Links;
 use status::Counters;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use xorfs_store::{Block, BlockId, BlockStore, Class, ReadError, WriteError};
 
-use crate::driver::{Network, clock};
+use crate::driver::{Network, Why, clock};
 use crate::node::search::Found;
 
 /// Pinned blocks put without a flush after which publishing starts all the same: enough to
@@ -32,7 +32,11 @@ impl Replicated {
 
     fn fetch(&self, id: &BlockId, local: ReadError) -> Result<Block, ReadError> {
         let started = clock();
-        match self.network.shared().fetch_blocking(*id) {
+        let why = match local {
+            ReadError::Corrupt { .. } => Why::Corrupt,
+            _ => Why::Absent,
+        };
+        match self.network.shared().fetch_blocking(*id, why) {
             Found::It(block) => Ok(block),
             // That the local copy is corrupt tells more than that there is no other.
             Found::Missing => Err(match local {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use xorfs_store::{
-    Batch, Block, BlockId, Class, Head, Inventory, Ledger, Table, VolumeId, WriteError,
+    Batch, Block, BlockId, Class, Head, Inventory, Ledger, ReadError, Table, VolumeId, WriteError,
 };
 
 use crate::identity::NodeId;
@@ -26,6 +26,8 @@ pub(crate) trait Routes {
     fn closest(&self, key: &Key, asker: &NodeId) -> Vec<Peer>;
     /// Whether this node is close enough to keep things at `key`.
     fn is_close_to(&self, key: &Key) -> bool;
+    /// A block that the store holds turned out to be corrupt.
+    fn on_corrupt(&self, id: BlockId);
 }
 
 /// Serves requests from a store.
@@ -69,7 +71,12 @@ impl<R: Routes> Server<'_, R> {
                 let bytes = block.bytes().clone();
                 (Response::Block { length: bytes.len() as u32 }, bytes)
             }
-            Err(_) => (self.peers(&Key::from(id), asker), Bytes::new()),
+            Err(error) => {
+                if matches!(error, ReadError::Corrupt { .. }) {
+                    self.routes.on_corrupt(id);
+                }
+                (self.peers(&Key::from(id), asker), Bytes::new())
+            }
         }
     }
 

@@ -122,8 +122,7 @@ impl Local {
 
     /// The block as it is on disk. It is checked against its id, so RocksDB's own checksum over
     /// the same bytes, which takes longer, is left out.
-    fn find(&self, id: &BlockId) -> Result<Option<Block>, ReadError> {
-        let mut options = ReadOptions::default();
+    fn find(&self, id: &BlockId, mut options: ReadOptions) -> Result<Option<Block>, ReadError> {
         options.set_verify_checksums(false);
         let found = self
             .db
@@ -189,18 +188,29 @@ impl Local {
 
 impl BlockStore for Local {
     fn get(&self, id: &BlockId) -> Result<Block, ReadError> {
-        if let Some(block) = self.find(id)? {
+        if let Some(block) = self.find(id, ReadOptions::default())? {
             return Ok(block);
         }
-        // Damage among the keys may hide a block, which the index knows about. A block that was
-        // put in the meantime is found at the second look.
-        if self.row(id)?.is_none() {
-            return Err(ReadError::Missing { id: *id });
+        // Damage among the keys may hide a block, which the index knows about. Both are asked
+        // as they are at one moment, whatever is put and removed meanwhile.
+        let now = self.db.snapshot();
+        let at = || {
+            let mut options = ReadOptions::default();
+            options.set_snapshot(&now);
+            options
+        };
+        let row = self
+            .db
+            .get_pinned_cf_opt(family(&self.db, Column::Index), id.as_bytes(), &at())
+            .map_err(|error| read_error(id, error))?;
+        match (self.find(id, at())?, row) {
+            (Some(block), _) => Ok(block),
+            (None, None) => Err(ReadError::Missing { id: *id }),
+            (None, Some(_)) => Err(ReadError::Corrupt {
+                id: *id,
+                detail: "the index names it and it is not there".to_owned(),
+            }),
         }
-        self.find(id)?.ok_or_else(|| ReadError::Corrupt {
-            id: *id,
-            detail: "the index names it and it is not there".to_owned(),
-        })
     }
 
     fn contains(&self, id: &BlockId) -> Result<bool, ReadError> {

@@ -1,7 +1,11 @@
 //! Every store against the one suite, and against each other.
 
 use proptest::prelude::*;
-use xorfs_store::{BlockStore, Class, Inventory, Local, LocalConfig, Memory, WriteError};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use xorfs_store::{
+    BlockId, BlockStore, Class, Inventory, Local, LocalConfig, Memory, ReadError, WriteError,
+};
 use xorfs_tests::conformance::{Model, Op, apply, block, compare, op_block, ops, suite};
 
 /// Little memory, so that RocksDB flushes on its own, and whatever room the disk has.
@@ -118,4 +122,57 @@ fn the_reserve_of_the_disk_is_kept() {
     assert!(!store.contains(&op_block(1).id()).unwrap(), "cached blocks go for a short disk");
     apply(&store, &Op::Commit(Vec::new())).unwrap();
     store.flush().unwrap();
+}
+
+/// Many threads on few blocks: whatever the order, every figure is the sum over what is held.
+#[test]
+fn figures_hold_under_threads() {
+    const QUOTA: u64 = 120_000;
+    let dir = tempfile::tempdir().unwrap();
+    let config = LocalConfig { quota_bytes: Some(QUOTA), ..config() };
+    let store = Local::open(dir.path(), config).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let store = &store;
+            scope.spawn(move || {
+                let mut random = ChaCha8Rng::seed_from_u64(thread);
+                for _ in 0..400 {
+                    let seed = random.random_range(0..24);
+                    let op = match random.random_range(0..10) {
+                        0..3 => Op::Put(seed, Class::Cached),
+                        3 => Op::Put(seed, Class::InRange),
+                        4 => Op::Put(seed, Class::Pinned),
+                        5 => Op::SetCopies(seed, 3, random.random()),
+                        6 => Op::Flush,
+                        _ => Op::Remove(seed),
+                    };
+                    match apply(store, &op) {
+                        Ok(()) | Err(WriteError::Full { .. }) => {}
+                        Err(error) => panic!("{op:?}: {error:?}"),
+                    }
+                    let block = op_block(seed);
+                    match store.get(&block.id()) {
+                        Ok(read) => assert_eq!(read, block),
+                        Err(error) => {
+                            assert!(matches!(error, ReadError::Missing { .. }), "{error:?}")
+                        }
+                    }
+                    assert!(store.usage().used_bytes() <= QUOTA);
+                }
+            });
+        }
+    });
+    let sums = |ids: Vec<BlockId>| {
+        let bytes = ids.iter().map(|id| store.get(id).unwrap().bytes().len() as u64).sum();
+        (ids.len() as u64, bytes)
+    };
+    let usage = store.usage();
+    assert_eq!((usage.blocks, usage.used_bytes()), sums(store.ids(None, usize::MAX).unwrap()));
+    assert_eq!(store.owed_totals(), sums(store.owed(None, usize::MAX).unwrap()));
+    drop(store);
+    let reopened = Local::open(dir.path(), config).unwrap().usage();
+    assert_eq!(
+        (reopened.pinned_bytes, reopened.in_range_bytes, reopened.cached_bytes),
+        (usage.pinned_bytes, usage.in_range_bytes, usage.cached_bytes)
+    );
 }

@@ -1,5 +1,7 @@
 //! The view over `Memory`, without a mount.
 
+mod model;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

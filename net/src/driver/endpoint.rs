@@ -27,6 +27,10 @@ pub(super) const CODE_WRONG_NODE: u32 = 3;
 /// may grant less.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
+/// Connected peers from which on strangers first have to prove their address, at the cost of a
+/// round trip.
+const RETRY_FROM: usize = 128;
+
 /// Bytes a peer may send on one stream before we read them: two blocks.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 
@@ -68,6 +72,11 @@ pub(super) async fn accept(shared: Arc<Shared>) {
     while let Some(incoming) = shared.endpoint.accept().await {
         if shared.links.count() >= CONNECTIONS_MAX {
             incoming.refuse();
+            continue;
+        }
+        if shared.links.count() >= RETRY_FROM && !incoming.remote_address_validated() {
+            // Answered with a token: only who receives at its address costs us a handshake.
+            let _ = incoming.retry();
             continue;
         }
         let Ok(connecting) = incoming.accept() else { continue };
@@ -142,6 +151,7 @@ fn transport(config: &NetConfig) -> TransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
+        .enable_segmentation_offload(config.segmentation_offload)
         .keep_alive_interval(Some(config.keep_alive))
         .max_idle_timeout(IdleTimeout::try_from(config.idle_timeout).ok())
         .congestion_controller_factory(Arc::new(congestion));

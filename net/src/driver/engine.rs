@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use xorfs_store::BlockId;
 
 use crate::driver::{Shared, clock};
 use crate::identity::NodeId;
@@ -150,13 +151,17 @@ impl Shared {
     }
 }
 
-impl Routes for Shared {
+impl Routes for Arc<Shared> {
     fn closest(&self, key: &Key, asker: &NodeId) -> Vec<Peer> {
         self.with_node(|node| node.closest(key, asker))
     }
 
     fn is_close_to(&self, key: &Key) -> bool {
         self.with_node(|node| node.is_close_to(key))
+    }
+
+    fn on_corrupt(&self, id: BlockId) {
+        self.heal(id);
     }
 }
 

@@ -28,6 +28,15 @@ const SLACK: Duration = Duration::from_secs(1);
 
 type Waiter = SyncSender<Found<Block>>;
 
+/// Why a block is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It is not here.
+    Absent,
+    /// It is here and corrupt, and is replaced by what arrives.
+    Corrupt,
+}
+
 #[derive(Debug)]
 enum Flight {
     Waiting(Vec<Waiter>),
@@ -78,7 +87,7 @@ impl Fetches {
 
 impl Shared {
     /// Fetches a block, blocking this thread, which must not be one that runs async tasks.
-    pub(crate) fn fetch_blocking(self: &Arc<Self>, id: BlockId) -> Found<Block> {
+    pub(crate) fn fetch_blocking(self: &Arc<Self>, id: BlockId, why: Why) -> Found<Block> {
         let (sender, receiver) = sync_channel(1);
         {
             let mut flights = self.fetches.lock();
@@ -91,7 +100,7 @@ impl Shared {
                     }
                     flights.insert(id, Flight::Waiting(vec![sender]));
                     let shared = Arc::clone(self);
-                    self.tasks.spawn(async move { shared.fly(id).await });
+                    self.tasks.spawn(async move { shared.fly(id, why).await });
                 }
             }
         }
@@ -121,19 +130,36 @@ impl Shared {
                 let store = Arc::clone(&shared.store);
                 let held = shared.tasks.blocking(move || store.contains(&id)).await;
                 if matches!(held, Ok(Ok(false))) && shared.fetches.claim(id) {
-                    shared.fly(id).await;
+                    shared.fly(id, Why::Absent).await;
                 }
                 drop(permit);
             });
         }
     }
 
-    async fn fly(self: Arc<Self>, id: BlockId) {
+    /// Replaces a held block that is corrupt by one that is not, in the background.
+    pub(super) fn heal(self: &Arc<Self>, id: BlockId) {
+        tracing::error!(block = %id, "a held block is corrupt; fetching it from other nodes");
+        if self.fetches.claim(id) {
+            let shared = Arc::clone(self);
+            self.tasks.spawn(async move { shared.fly(id, Why::Corrupt).await });
+        }
+    }
+
+    async fn fly(self: Arc<Self>, id: BlockId, why: Why) {
         let found = self.search_block(id).await;
         self.fetches.land(id, &found);
         let Found::It(block) = found else { return };
         let store = Arc::clone(&self.store);
-        let kept = self.tasks.blocking(move || store.put(&block, Class::Cached)).await;
+        let keep = move || match why {
+            Why::Absent => store.put(&block, Class::Cached),
+            Why::Corrupt => {
+                // Why it was held went with it, so the class that loses nothing is taken.
+                store.remove(&id)?;
+                store.put(&block, Class::Pinned)
+            }
+        };
+        let kept = self.tasks.blocking(keep).await;
         if let Ok(Err(error)) = kept {
             tracing::debug!(block = %id, %error, "a fetched block was not kept");
         }

@@ -12,6 +12,7 @@ use crate::error::StartError;
 use crate::identity::NodeId;
 use crate::kad::{Key, Peer};
 use crate::limits::{ADDRESSES_MAX, SAVED_PEERS_MAX};
+use crate::node::call::Call;
 use crate::serve::Holdings;
 
 /// Wait before a join address is tried again; doubled up to `RETRY_LAST`.
@@ -57,18 +58,27 @@ pub(super) async fn keep(shared: Arc<Shared>, address: SocketAddr, tried: mpsc::
     }
 }
 
-/// Tries the peers of the last run, all at once, and reports whether one of them is there.
+/// Tries the peers of the last run, all at once, until this node has company. The first attempt
+/// is reported to `tried`.
 pub(super) async fn recall(shared: Arc<Shared>, peers: Vec<Peer>, tried: mpsc::Sender<bool>) {
-    let dials = peers.into_iter().map(|peer| {
-        let shared = Arc::clone(&shared);
-        async move { shared.request(&peer, &crate::node::call::Call::Ping).await.is_ok() }
-    });
-    let answered = futures_util::future::join_all(dials).await;
-    let joined = answered.contains(&true);
-    if joined {
-        find_neighbours(&shared).await;
+    let mut retry = RETRY_FIRST;
+    loop {
+        let dials = peers.iter().map(|peer| {
+            let shared = Arc::clone(&shared);
+            async move { shared.request(peer, &Call::Ping).await.is_ok() }
+        });
+        let joined = futures_util::future::join_all(dials).await.contains(&true);
+        if joined {
+            find_neighbours(&shared).await;
+        }
+        // Only the first attempt has a listener.
+        let _ = tried.try_send(joined);
+        if joined || shared.live_peers() > 0 {
+            return;
+        }
+        tokio::time::sleep(retry).await;
+        retry = (retry * 2).min(RETRY_LAST);
     }
-    let _ = tried.try_send(joined);
 }
 
 /// Saves the known peers whenever they have changed.

@@ -186,7 +186,7 @@ impl Keeper {
             }
         }
         self.shared.counters.published.fetch_add(settled as u64, Ordering::Relaxed);
-        self.shared.record(placed, |_, _| true).await?;
+        self.shared.record(placed).await?;
         Ok(settled > 0)
     }
 
@@ -223,8 +223,7 @@ impl Keeper {
             let sent: u64 = placed.iter().map(|block| u64::from(block.sent)).sum();
             shared.counters.repair_checked.fetch_add(placed.len() as u64, Ordering::Relaxed);
             shared.counters.repair_sent.fetch_add(sent, Ordering::Relaxed);
-            let news = |known: u8, block: &Placed| known != block.copies || !block.settled;
-            shared.record(placed, news).await?;
+            shared.record(placed).await?;
         }
         if more {
             return Ok(Some(Pass { after: last, ..pass }));
@@ -257,19 +256,12 @@ impl Shared {
         }
     }
 
-    /// Writes down how many copies there are, where `news` says so of the number known before.
-    async fn record(
-        self: &Arc<Self>,
-        placed: Vec<Placed>,
-        news: impl Fn(u8, &Placed) -> bool + Send + 'static,
-    ) -> Result<(), Stopped> {
+    /// Writes down how many copies there are.
+    async fn record(self: &Arc<Self>, placed: Vec<Placed>) -> Result<(), Stopped> {
         let store = Arc::clone(&self.store);
         let written = move || {
             for block in placed {
-                let known = store.copies(&block.id).unwrap_or(0);
-                if news(known, &block) {
-                    store.set_copies(&block.id, block.copies, block.settled)?;
-                }
+                store.set_copies(&block.id, block.copies, block.settled)?;
             }
             Ok::<_, xorfs_store::WriteError>(())
         };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::OwnedSemaphorePermit;
-use xorfs_store::{Block, BlockId};
+use xorfs_store::{Block, BlockId, ReadError};
 
 use crate::driver::endpoint::{self, CODE_BUSY, CODE_LEAVING, CODE_WRONG_NODE};
 use crate::driver::{Shared, clock};
@@ -107,11 +107,10 @@ impl Shared {
         if !self.links.add(id, connection.clone()) {
             return connection.close(VarInt::from_u32(CODE_BUSY), b"too many connections");
         }
-        let mut address = connection.remote_address();
-        address.set_ip(address.ip().to_canonical());
+        let peer = proven_peer(id, &connection);
         let shared = Arc::clone(self);
         self.tasks.spawn(async move { shared.serve_connection(id, connection).await });
-        self.act(|node, now| node.handle_connected(now, Peer { id, addresses: vec![address] }));
+        self.act(|node, now| node.handle_connected(now, peer));
     }
 
     /// Makes a request of a peer and checks the answer.
@@ -188,6 +187,8 @@ impl Shared {
                 Err(ended) => break ended,
             };
             let Ok(permit) = Arc::clone(&self.serving).acquire_owned().await else { return };
+            let asker = proven_peer(id, &connection);
+            self.act(|node, now| node.handle_request(now, asker));
             let shared = Arc::clone(&self);
             self.tasks.spawn(async move { shared.serve_stream(id, send, receive, permit).await });
         };
@@ -253,7 +254,7 @@ impl Shared {
         let shared = Arc::clone(self);
         let serve = move || {
             let server =
-                Server { store: &*shared.store, routes: &*shared, head_gate: &shared.head_gate };
+                Server { store: &*shared.store, routes: &shared, head_gate: &shared.head_gate };
             server.serve(&asker, request, payload)
         };
         self.tasks.blocking(serve).await.map_err(|_| CallError::Unreachable)
@@ -274,6 +275,9 @@ impl Shared {
         let read = self.tasks.blocking(move || store.get(&id)).await;
         let block = read.map_err(|_| CallError::Unsent)?.map_err(|error| {
             tracing::warn!(block = %id, %error, "a block to be sent does not read");
+            if matches!(error, ReadError::Corrupt { .. }) {
+                self.heal(id);
+            }
             CallError::Unsent
         })?;
         self.sending.keep(block.clone());
@@ -317,4 +321,11 @@ impl Shared {
         self.counters.bytes_in.fetch_add(length as u64, Ordering::Relaxed);
         Ok(payload.into())
     }
+}
+
+/// A connected peer under the address that its packets come from.
+fn proven_peer(id: NodeId, connection: &Connection) -> Peer {
+    let mut address = connection.remote_address();
+    address.set_ip(address.ip().to_canonical());
+    Peer { id, addresses: vec![address] }
 }

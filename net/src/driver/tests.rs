@@ -299,6 +299,20 @@ async fn a_full_node_refuses_and_the_rest_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_corrupt_block_is_healed_from_others() {
+    let nodes = cluster(3).await;
+    for (number, reader) in [(1, 0), (2, 1)] {
+        let block = block(number);
+        nodes.iter().for_each(|node| node.store.put(&block, Class::InRange).unwrap());
+        assert!(nodes[0].store.corrupt(&block.id()));
+        // The first is read by its holder, the second asked for by another.
+        let _ = nodes[1].store.remove(&block.id());
+        assert_eq!(read(&nodes[reader], block.id()).await.unwrap(), block);
+    }
+    until("the first is whole", || nodes[0].store.get(&block(1).id()).is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named() {
     let node = start(1, &[]).await;
     let listen = node.network.local_addr();

@@ -47,6 +47,16 @@ impl Node {
         self.see(now, peer);
     }
 
+    /// A connected peer asked something of us. One that we have given up is pinged first: that it
+    /// asks does not mean that it answers.
+    pub(crate) fn handle_request(&mut self, now: Instant, peer: Peer) {
+        if self.members.absent.contains_key(&peer.id) {
+            self.ping(now, peer);
+        } else if self.table.find(&peer.id).is_none_or(|entry| !entry.suspect) {
+            self.see(now, peer);
+        }
+    }
+
     /// The last connection to a peer is gone. `left`: it said that it is leaving.
     pub(crate) fn handle_disconnected(&mut self, now: Instant, id: &NodeId, left: bool) {
         let Some(entry) = self.table.find(id) else { return };

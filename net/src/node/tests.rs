@@ -45,6 +45,8 @@ impl Routes for Node {
     fn is_close_to(&self, key: &Key) -> bool {
         Self::is_close_to(self, key)
     }
+
+    fn on_corrupt(&self, _id: BlockId) {}
 }
 
 struct World {
@@ -210,6 +212,8 @@ impl World {
             return;
         }
         self.connect(from, to);
+        let (now, asker) = (self.now, self.places[from].peer.clone());
+        self.act(to, |node| node.handle_request(now, asker));
         let request = Request::decode(&frame[PREFIX_BYTES..]).unwrap();
         let (place, asker) = (&self.places[to], self.places[from].peer.id);
         let server =

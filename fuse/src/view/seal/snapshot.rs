@@ -69,7 +69,10 @@ impl State {
                 self.freeze_file(ino, &mut files);
             }
         }
-        if self.sequence == self.sealed && files.is_empty() {
+        // A volume's first head comes with the first seal, even where there is nothing in it yet:
+        // who follows it finds an empty volume then, not a missing one.
+        let has_news = self.sequence != self.sealed || self.head.is_none();
+        if !has_news && files.is_empty() {
             return None;
         }
         let mut snapshot = Snapshot {
@@ -88,7 +91,7 @@ impl State {
             // Their bytes stay in memory and stay counted.
             snapshot.dirty_bytes = snapshot.dirty_bytes.saturating_sub(self.orphan_bytes());
         }
-        if self.sequence != self.sealed {
+        if has_news {
             self.freeze_tree(&mut snapshot);
         }
         Some(snapshot)

@@ -132,17 +132,7 @@ fn index_changes(
         if matches!(inode.node, Node::Directory(_)) || inode.attr.nlink < 2 {
             continue;
         }
-        changes.insert(*ino, sorted(&inode.names));
-        let mut above: Vec<u64> = inode.names.iter().map(|name| name.parent).collect();
-        while let Some(directory) = above.pop() {
-            if directory == ROOT || changes.contains_key(&directory) {
-                continue;
-            }
-            if let Some(inode) = snapshot.inodes.get(&directory) {
-                changes.insert(directory, sorted(&inode.names));
-                above.extend(inode.names.iter().map(|name| name.parent));
-            }
-        }
+        index_with_above(snapshot, *ino, &mut changes);
     }
     if snapshot.index.root.is_none() {
         return Ok(changes.into_iter().collect());
@@ -150,9 +140,10 @@ fn index_changes(
     let moved = snapshot.inodes.iter().filter(|(ino, inode)| {
         inode.is_dirty && matches!(inode.node, Node::Directory(_)) && **ino != ROOT
     });
-    for (ino, inode) in moved {
+    for (ino, _) in moved {
+        // What it moved below has to be found now, too.
         if !changes.contains_key(ino) && !reader.names_of(&snapshot.index, *ino)?.is_empty() {
-            changes.insert(*ino, sorted(&inode.names));
+            index_with_above(snapshot, *ino, &mut changes);
         }
     }
     for ino in &snapshot.unindexed {
@@ -171,6 +162,20 @@ fn index_changes(
         }
     }
     Ok(different)
+}
+
+/// Indexes an inode and the directories above it.
+fn index_with_above(snapshot: &Snapshot, ino: u64, changes: &mut BTreeMap<u64, Vec<NameOf>>) {
+    let mut waiting = vec![ino];
+    while let Some(ino) = waiting.pop() {
+        if ino == ROOT || changes.contains_key(&ino) {
+            continue;
+        }
+        if let Some(inode) = snapshot.inodes.get(&ino) {
+            changes.insert(ino, sorted(&inode.names));
+            waiting.extend(inode.names.iter().map(|name| name.parent));
+        }
+    }
 }
 
 fn sorted(names: &[NameOf]) -> Vec<NameOf> {
