@@ -39,8 +39,7 @@ pub(crate) struct Server<'a, R> {
 }
 
 impl<R: Routes> Server<'_, R> {
-    /// Answers one request of `asker`. A block that was stored is not synced yet: the caller
-    /// flushes before it sends `Stored`.
+    /// Answers one request of `asker`.
     pub(crate) fn serve(
         &self,
         asker: &NodeId,
@@ -49,6 +48,7 @@ impl<R: Routes> Server<'_, R> {
     ) -> (Response, Bytes) {
         let response = match request {
             Request::Ping => Response::Pong,
+            Request::Sync => kept(self.store.flush()),
             Request::FindNode { key } => self.peers(&key, asker),
             Request::FindBlock { id } => return self.block(BlockId::from_bytes(id), asker),
             Request::FindHead { volume } => {

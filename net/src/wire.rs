@@ -15,7 +15,9 @@
 //! A → B  22 00 00 00 | 04 01 <id: 32>        Offer, one id
 //! B → A  04 00 00 00 | 04 00 01 01           Offered: none held, the first wanted
 //! A → B  22 00 00 00 | 05 <id: 32> 05 | 5 bytes   Store, a payload of 5 bytes
-//! B → A  01 00 00 00 | 05                    Stored: it matched its id and is on B's disk
+//! B → A  01 00 00 00 | 05                    Stored: it matched its id
+//! A → B  01 00 00 00 | 07                    Sync, after the last block of a batch
+//! B → A  01 00 00 00 | 05                    Stored: all of them are on B's disk
 //! ```
 //!
 //! Pure and free of panics: whatever bytes come in, decoding gives a message or an error.

@@ -1,7 +1,8 @@
 //! Group commit of blocks received from peers, and the blocks just read for sending.
 //!
-//! A peer is told `Stored` only once the block is synced. Syncs are expensive and serve all
-//! puts before them, so everybody who waits while one runs shares the next.
+//! A peer asks for a sync after a batch of blocks, and counts them as held only then. Syncs are
+//! expensive and serve all puts before them, so everybody who waits while one runs shares the
+//! next.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

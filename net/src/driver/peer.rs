@@ -226,7 +226,11 @@ impl Shared {
         let header = self.read_header(receive).await?;
         let request = Request::decode(&header).map_err(|_| CallError::Wrong)?;
         let length = request.payload_length();
-        let (mut response, payload) = if let Request::Store { id, .. } = &request
+        let (response, payload) = if request == Request::Sync {
+            let synced = self.commits.synced().await;
+            let failed = Response::Refused(Refusal::Failed);
+            (if synced { Response::Stored } else { failed }, Bytes::new())
+        } else if let Request::Store { id, .. } = &request
             && self.holds(BlockId::from_bytes(*id)).await
         {
             // Somebody else was faster; the sender may spare the rest.
@@ -236,12 +240,8 @@ impl Shared {
             let budget = self.inbound.acquire_many(length as u32).await;
             let _budget = budget.map_err(|_| CallError::Unreachable)?;
             let payload = self.read_payload(receive, length).await?;
-            self.answer(asker, request.clone(), payload).await?
+            self.answer(asker, request, payload).await?
         };
-        let stored = matches!((&request, &response), (Request::Store { .. }, Response::Stored));
-        if stored && !self.commits.synced().await {
-            response = Response::Refused(Refusal::Failed);
-        }
         self.send_frame(send, response.encode(), payload).await.map_err(|_| CallError::Unreachable)
     }
 

@@ -23,6 +23,7 @@ pub(crate) enum Call {
     /// The driver reads the block from the local store when it sends it.
     Store(BlockId),
     StoreHead(Head),
+    Sync,
 }
 
 /// What a peer answered, verified as far as it can be.
@@ -55,9 +56,9 @@ pub(crate) enum CallError {
 }
 
 impl Call {
-    /// Whether a block travels with it or its answer, which takes longer.
+    /// Whether a block travels with it or its answer, or a disk works for it: it takes longer.
     pub(crate) fn is_transfer(&self) -> bool {
-        matches!(self, Self::FindBlock(_) | Self::Store(_))
+        matches!(self, Self::FindBlock(_) | Self::Store(_) | Self::Sync)
     }
 
     /// Its name in logs.
@@ -70,6 +71,7 @@ impl Call {
             Self::Offer(_) => "offer",
             Self::Store(_) => "store",
             Self::StoreHead(_) => "store head",
+            Self::Sync => "sync",
         }
     }
 
@@ -77,6 +79,7 @@ impl Call {
     pub(crate) fn request(&self, block: Option<&Block>) -> Result<(Request, Bytes), CallError> {
         let request = match self {
             Self::Ping => Request::Ping,
+            Self::Sync => Request::Sync,
             Self::FindNode(key) => Request::FindNode { key: *key },
             Self::FindBlock(id) => Request::FindBlock { id: *id.as_bytes() },
             Self::FindHead(volume) => Request::FindHead { volume: *volume.as_bytes() },
@@ -113,7 +116,9 @@ impl Call {
                 head.map(|head| Answer::Head(head, peers)).ok_or(CallError::Wrong)
             }
             (Self::Offer(_), Response::Offered(offered)) => Ok(Answer::Offered(offered)),
-            (Self::Store(_) | Self::StoreHead(_), Response::Stored) => Ok(Answer::Stored),
+            (Self::Store(_) | Self::StoreHead(_) | Self::Sync, Response::Stored) => {
+                Ok(Answer::Stored)
+            }
             _ => Err(CallError::Wrong),
         }
     }

@@ -1,8 +1,9 @@
 //! Bringing a batch of blocks to their close groups: placed, offered, sent only where wanted.
 //!
 //! Ids are offered to each peer in batches of up to `OFFER_IDS_MAX`, one offer per peer at a
-//! time; at most `PUSHES_MAX` blocks are under way. A peer that fails a request is not tried
-//! again by this spread. Which blocks to spread, and when again, is the owner's decision.
+//! time; at most `PUSHES_MAX` blocks are under way. Once a peer has got all it wanted it is asked
+//! to sync, and only then its copies count. A peer that fails a request is not tried again by
+//! this spread. Which blocks to spread, and when again, is the owner's decision.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -44,7 +45,10 @@ pub(crate) struct Spread {
     to_offer: BTreeMap<NodeId, Vec<BlockId>>,
     offering: BTreeSet<NodeId>,
     to_push: BTreeSet<(BlockId, NodeId)>,
-    pushing: usize,
+    pushing: BTreeMap<NodeId, usize>,
+    /// Stored by a peer, and not yet known to survive its crash.
+    unsynced: BTreeMap<NodeId, Vec<BlockId>>,
+    syncing: BTreeMap<NodeId, Vec<BlockId>>,
 }
 
 impl Spread {
@@ -61,7 +65,9 @@ impl Spread {
             to_offer: BTreeMap::new(),
             offering: BTreeSet::new(),
             to_push: BTreeSet::new(),
-            pushing: 0,
+            pushing: BTreeMap::new(),
+            unsynced: BTreeMap::new(),
+            syncing: BTreeMap::new(),
         };
         if table.is_complete() {
             for id in blocks {
@@ -76,7 +82,10 @@ impl Spread {
 
     /// The next request to send; call until `None`.
     pub(crate) fn poll_call(&mut self, table: &Table) -> Option<(Peer, Call)> {
-        self.poll_search(table).or_else(|| self.poll_offer()).or_else(|| self.poll_push())
+        self.poll_search(table)
+            .or_else(|| self.poll_offer())
+            .or_else(|| self.poll_push())
+            .or_else(|| self.poll_sync())
     }
 
     /// A request that `poll_call` gave was answered or failed.
@@ -95,6 +104,7 @@ impl Spread {
             }
             Call::Offer(offered) => self.on_offered(from, offered, answer),
             Call::Store(id) => self.on_stored(from, *id, answer),
+            Call::Sync => self.on_synced(from, answer),
             Call::Ping | Call::FindBlock(_) | Call::FindHead(_) | Call::StoreHead(_) => {}
         }
     }
@@ -157,12 +167,26 @@ impl Spread {
     }
 
     fn poll_push(&mut self) -> Option<(Peer, Call)> {
-        if self.pushing >= PUSHES_MAX {
+        if self.pushing.values().sum::<usize>() >= PUSHES_MAX {
             return None;
         }
         let (id, node) = self.to_push.pop_first()?;
-        self.pushing += 1;
+        *self.pushing.entry(node).or_default() += 1;
         Some((self.peers[&node].clone(), Call::Store(id)))
+    }
+
+    /// Asks a peer to sync that has got everything that is meant for it at present.
+    fn poll_sync(&mut self) -> Option<(Peer, Call)> {
+        let done = |node: &&NodeId| {
+            !self.pushing.contains_key(node)
+                && !self.offering.contains(node)
+                && !self.syncing.contains_key(node)
+                && !self.to_push.iter().any(|(_, to)| to == *node)
+        };
+        let node = *self.unsynced.keys().find(done)?;
+        let stored = self.unsynced.remove(&node)?;
+        self.syncing.insert(node, stored);
+        Some((self.peers[&node].clone(), Call::Sync))
     }
 
     /// Takes the result of a placement search that is finished.
@@ -222,15 +246,32 @@ impl Spread {
     }
 
     fn on_stored(&mut self, from: &NodeId, id: BlockId, answer: Result<Answer, CallError>) {
-        self.pushing = self.pushing.saturating_sub(1);
+        if let Some(pushing) = self.pushing.get_mut(from) {
+            *pushing -= 1;
+            if *pushing == 0 {
+                self.pushing.remove(from);
+            }
+        }
         match answer {
             Ok(Answer::Stored) => {
                 *self.sent.entry(id).or_default() += 1;
-                self.held(from, id);
+                self.unsynced.entry(*from).or_default().push(id);
             }
             Ok(_) | Err(CallError::Unsent) => self.refused(from, id),
             Err(_) => {
                 self.refused(from, id);
+                self.on_peer_failed(from);
+            }
+        }
+    }
+
+    fn on_synced(&mut self, from: &NodeId, answer: Result<Answer, CallError>) {
+        let stored = self.syncing.remove(from).unwrap_or_default();
+        match answer {
+            Ok(Answer::Stored) => stored.into_iter().for_each(|id| self.held(from, id)),
+            Ok(_) => stored.into_iter().for_each(|id| self.refused(from, id)),
+            Err(_) => {
+                stored.into_iter().for_each(|id| self.refused(from, id));
                 self.on_peer_failed(from);
             }
         }
@@ -254,6 +295,7 @@ impl Spread {
     fn on_peer_failed(&mut self, from: &NodeId) {
         self.failed.insert(*from);
         let mut orphans = self.to_offer.remove(from).unwrap_or_default();
+        orphans.extend(self.unsynced.remove(from).unwrap_or_default());
         self.to_push.retain(|(id, node)| {
             if node == from {
                 orphans.push(*id);

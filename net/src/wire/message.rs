@@ -28,6 +28,8 @@ pub(crate) enum Request {
     Store { id: Name, length: u32 },
     /// Keep this head; it is the payload.
     StoreHead { length: u32 },
+    /// Make every block that you said you stored crash-safe, then answer.
+    Sync,
 }
 
 /// What a node answers.
@@ -43,7 +45,8 @@ pub(crate) enum Response {
     Head { length: u32, peers: Vec<Peer> },
     /// To an offer.
     Offered(Offered),
-    /// To a store: it is on this node's disk. To a stored head: this or a newer one is.
+    /// To a store: it is held, though a crash may still lose it. To a stored head: this or a
+    /// newer one is on disk. To a sync: all is on disk.
     Stored,
     /// To a request that was not done.
     Refused(Refusal),
@@ -80,8 +83,11 @@ impl Request {
             Self::Offer { ids } => limit("an offer", ids.len(), 1, OFFER_IDS_MAX)?,
             Self::Store { length, .. } => block_limit(*length)?,
             Self::StoreHead { length } => head_limit(*length)?,
-            Self::Ping | Self::FindNode { .. } | Self::FindBlock { .. } | Self::FindHead { .. } => {
-            }
+            Self::Ping
+            | Self::FindNode { .. }
+            | Self::FindBlock { .. }
+            | Self::FindHead { .. }
+            | Self::Sync => {}
         }
         Ok(request)
     }
@@ -198,6 +204,7 @@ mod tests {
     fn requests() -> impl Strategy<Value = Request> {
         prop_oneof![
             Just(Request::Ping),
+            Just(Request::Sync),
             any::<Name>().prop_map(|key| Request::FindNode { key: Key::from_bytes(key) }),
             any::<Name>().prop_map(|id| Request::FindBlock { id }),
             any::<Name>().prop_map(|volume| Request::FindHead { volume }),
