@@ -1,6 +1,9 @@
 //! The view over `Memory`, without a mount.
 
+mod faults;
+mod follow;
 mod model;
+mod open;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
