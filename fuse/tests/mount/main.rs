@@ -2,10 +2,12 @@
 //! own means. Skips, loudly, where this process may not use `/dev/fuse`.
 
 mod files;
+mod followed;
 mod listing;
 mod model;
 mod names;
 mod session;
+mod trouble;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use xorfs_fuse::{Mount, MountError, MountOptions, Owner, View, ViewConfig};
-use xorfs_store::{Access, Memory, VolumeSecret};
+use xorfs_store::{Access, BlockStore, Memory, VolumeSecret};
 
 /// Longest that anything here waits for something to happen.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -79,13 +81,22 @@ impl Mounted {
 
 /// A view over a store in memory with one writable volume, `main`.
 fn open_view(store: &Arc<Memory>, secret: &VolumeSecret) -> Arc<View> {
+    open_view_over(store, Arc::clone(store) as _, secret)
+}
+
+/// The same, reading and writing blocks through something else.
+fn open_view_over(
+    store: &Arc<Memory>,
+    blocks: Arc<dyn BlockStore>,
+    secret: &VolumeSecret,
+) -> Arc<View> {
     let owner = Owner {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
     };
     let view = View::new(
         ViewConfig { owner, ..ViewConfig::default() },
-        Arc::clone(store) as _,
+        blocks,
         Arc::clone(store) as _,
         Arc::clone(store) as _,
         Arc::new(|_| {}),
