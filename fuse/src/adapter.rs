@@ -138,7 +138,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -154,7 +154,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let asked = Question::new("setattr", ino);
+        let (asked, owner) = (Question::new("setattr", ino), owner(request));
         let now = SystemTime::now();
         let change = SetAttr {
             mode: mode.map(|mode| mode & 0o7777),
@@ -165,7 +165,7 @@ impl Filesystem for Adapter {
             mtime: mtime.map(|time| convert::timestamp_or(time, now)),
         };
         self.run(asked.operation, move |core| {
-            asked.attributes(reply, core.view.set_attr(asked.ino, &change));
+            asked.attributes(reply, core.set_attr(asked.ino, &change, owner));
         });
     }
 
@@ -275,9 +275,9 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let asked = Question::new("open", ino);
-        self.run(asked.operation, move |core| match core.open(asked.ino, flags) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (asked, owner) = (Question::new("open", ino), owner(request));
+        self.run(asked.operation, move |core| match core.open(asked.ino, flags, owner) {
             Ok(FileHandle(handle)) => reply.opened(KernelHandle(handle), OPEN_REPLY),
             Err(error) => reply.error(asked.failed(&error)),
         });

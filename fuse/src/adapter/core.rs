@@ -10,8 +10,8 @@ use crate::adapter::answer::Question;
 use crate::adapter::opened::Opened;
 use crate::{FileHandle, FsError, InodeNo, Kind, Owner, SetAttr, Stat, View};
 
-/// Bits that make a program run as somebody else.
-const SET_ID_BITS: u32 = libc::S_ISUID | libc::S_ISGID;
+/// The user who may keep set-id bits on what it changes.
+const ROOT: u32 = 0;
 
 /// What a request needs when it runs on another thread.
 pub(super) struct Core {
@@ -40,15 +40,34 @@ impl Core {
         }
     }
 
-    pub(super) fn open(&self, ino: InodeNo, flags: OpenFlags) -> Result<FileHandle, FsError> {
+    pub(super) fn open(
+        &self,
+        ino: InodeNo,
+        flags: OpenFlags,
+        by: Owner,
+    ) -> Result<FileHandle, FsError> {
         let writable = flags.acc_mode() != OpenAccMode::O_RDONLY;
         let truncate = flags.0 & libc::O_TRUNC != 0;
+        if truncate && by.uid != ROOT {
+            self.take_set_ids(ino)?;
+        }
         let handle = self.view.open(ino, writable, truncate)?;
         self.opened.add(ino);
         Ok(handle)
     }
 
-    /// With HANDLE_KILLPRIV_V2 it is for us to take set-id bits away when the kernel says so.
+    pub(super) fn set_attr(
+        &self,
+        ino: InodeNo,
+        change: &SetAttr,
+        by: Owner,
+    ) -> Result<Stat, FsError> {
+        if change.size.is_some() && change.mode.is_none() && by.uid != ROOT {
+            self.take_set_ids(ino)?;
+        }
+        self.view.set_attr(ino, change)
+    }
+
     fn write(
         &self,
         ino: InodeNo,
@@ -57,14 +76,25 @@ impl Core {
         flags: WriteFlags,
     ) -> Result<u32, FsError> {
         if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-            let mode = self.view.stat(ino)?.mode;
-            if mode & SET_ID_BITS != 0 {
-                let change = SetAttr { mode: Some(mode & !SET_ID_BITS), ..SetAttr::default() };
-                self.view.set_attr(ino, &change)?;
-            }
+            self.take_set_ids(ino)?;
         }
         self.view.write(ino, offset, bytes)?;
         Ok(u32::try_from(bytes.len()).expect("the kernel writes at most 16 MiB at once"))
+    }
+
+    /// Keeps a changed program from running as somebody else. With HANDLE_KILLPRIV_V2 this is
+    /// for us to do: the kernel says so with a write; with a truncation it says so too, but fuser
+    /// does not pass it on, so there everybody but root is taken not to have CAP_FSETID.
+    fn take_set_ids(&self, ino: InodeNo) -> Result<(), FsError> {
+        let mode = self.view.stat(ino)?.mode;
+        // Without group execution the bit means something else (mandatory locks, long ago).
+        let group = if mode & libc::S_IXGRP == 0 { 0 } else { libc::S_ISGID };
+        let kept = mode & !(libc::S_ISUID | group);
+        if kept != mode {
+            let change = SetAttr { mode: Some(kept), ..SetAttr::default() };
+            self.view.set_attr(ino, &change)?;
+        }
+        Ok(())
     }
 
     /// Plain allocation only makes the file longer: what is sealed depends on content, so room

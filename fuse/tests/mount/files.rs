@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -12,6 +13,8 @@ use rustix::fs::{
     AtFlags, CWD, FallocateFlags, Timespec, Timestamps, XattrFlags, fallocate, getxattr, listxattr,
     removexattr, setxattr, statvfs, utimensat,
 };
+
+use xorfs_fuse::MountOptions;
 
 use crate::{Mounted, errno};
 
@@ -166,6 +169,31 @@ fn attributes_are_kept() {
     let mounted = mounted.remount();
     check(&mounted);
     check(&mounted.reopen());
+}
+
+#[test]
+fn whoever_changes_a_program_does_not_become_its_owner() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let options = MountOptions { allow_other: true, ..MountOptions::default() };
+    let Some(mounted) = Mounted::with(options) else { return };
+    let path = mounted.path("program");
+    // The directory below the mount is for its owner only, so the other user starts inside.
+    for change in ["echo x >> program", ": > program", "truncate -s 5 program"] {
+        fs::write(&path, b"program").expect("it writes");
+        fs::set_permissions(&path, Permissions::from_mode(0o6777)).expect("chmod");
+        fs::write(&path, b"by root").expect("it writes");
+        assert_eq!(fs::metadata(&path).expect("attributes").mode() & 0o7777, 0o6777, "by root");
+        let done = Command::new("/bin/sh")
+            .args(["-c", change])
+            .current_dir(mounted.dir())
+            .uid(65_534)
+            .gid(65_534)
+            .status();
+        assert!(done.expect("it runs").success(), "{change}");
+        assert_eq!(fs::metadata(&path).expect("attributes").mode() & 0o7777, 0o777, "{change}");
+    }
 }
 
 #[test]
