@@ -7,6 +7,7 @@
 //!
 //! Dropping a view without `shutdown` is what a crash does: what was not made durable is lost.
 
+mod apply;
 mod directory;
 mod file;
 mod follow;
@@ -128,9 +129,9 @@ impl View {
     /// Moves every followed volume that the head is of, also those opened as a live link, to it.
     /// True where it changed something.
     pub fn set_head(&self, head: &Head) -> Result<bool, FsError> {
-        let volumes = self.slots().every();
+        let volumes = self.slots().of(head.volume());
         let mut changed = false;
-        for volume in volumes.iter().filter(|volume| volume.id() == Some(head.volume())) {
+        for volume in &volumes {
             changed |= self.follow(volume, head)?;
         }
         Ok(changed)
@@ -145,7 +146,7 @@ impl View {
     /// Seals every volume and waits for it. Tries all, and reports the first failure.
     pub fn seal(&self) -> Result<(), FsError> {
         let mut outcome = Ok(());
-        for volume in self.slots().every().iter().filter(|volume| volume.is_writable()) {
+        for volume in self.slots().writable() {
             let sealed = volume.seal();
             outcome = outcome.and_then(|()| sealed.map(drop));
         }
@@ -170,7 +171,7 @@ impl View {
         self.ended.store(true, Ordering::Release);
         self.around.pacer.stop();
         let mut outcome = Ok(());
-        for volume in self.slots().every().iter().filter(|volume| volume.is_writable()) {
+        for volume in self.slots().writable() {
             if let Err(error) = volume.seal() {
                 let staged = volume.stage();
                 outcome = outcome.and_then(|()| Err(staged.err().unwrap_or(error)));
@@ -182,15 +183,14 @@ impl View {
     /// Seals what is due and says when to look again; `Err` once the view is gone.
     fn seal_due(view: &Weak<Self>) -> Result<Option<Instant>, ()> {
         let view = view.upgrade().ok_or(())?;
-        let volumes = view.slots().every();
-        let writable = || volumes.iter().filter(|volume| volume.is_writable());
-        for volume in writable() {
+        let volumes = view.slots().writable();
+        for volume in &volumes {
             if volume.seal_due().is_some_and(|due| due <= Instant::now()) {
                 // Logged, and kept for `volumes`, by the volume itself.
                 drop(volume.seal());
             }
         }
-        Ok(writable().filter_map(|volume| volume.seal_due()).min())
+        Ok(volumes.iter().filter_map(|volume| volume.seal_due()).min())
     }
 }
 

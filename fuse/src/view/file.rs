@@ -5,9 +5,9 @@ use xorfs_store::WriteError;
 use zeroize::Zeroizing;
 
 use crate::error::FsError;
+use crate::view::apply::Action;
 use crate::view::inode::Body;
 use crate::view::operations::{FILE_BYTES_MAX, check_file};
-use crate::view::overlay::Action;
 use crate::view::volume::{Capability, Volume};
 
 /// Bytes of one change. A larger write is several, so that no record of the journal and no

@@ -112,14 +112,16 @@ impl View {
         let text = link.to_string();
         let open = self.slots_mut().find_link(&text);
         let volume = match open {
-            Some(volume) => volume,
+            Some(volume) => {
+                self.ask_head(&volume)?;
+                volume
+            }
             None => {
                 let volume = Volume::open_link(Arc::clone(&self.around), text, &link)?;
                 self.ask_head(&volume)?;
                 self.slots_mut().add_link(volume)?
             }
         };
-        self.ask_head(&volume)?;
         volume.lookup(ROOT, b".")
     }
 

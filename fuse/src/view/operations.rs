@@ -4,8 +4,9 @@
 use xorfs_store::{Attr, Content, Entry, NAME_BYTES_MAX, NameOf, Node, SYMLINK_BYTES_MAX, Xattrs};
 
 use crate::error::FsError;
+use crate::view::apply::Action;
 use crate::view::inode::{Body, ROOT};
-use crate::view::overlay::{Action, State, Stop};
+use crate::view::overlay::{State, Stop};
 use crate::view::types::{InodeNo, Kind, Owner, RenameMode, SetAttr, Stat};
 use crate::view::volume::Volume;
 

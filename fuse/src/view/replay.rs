@@ -6,8 +6,9 @@
 use xorfs_store::{Attr, Change, NameOf, TreePath};
 
 use crate::error::FsError;
+use crate::view::apply::Action;
 use crate::view::inode::ROOT;
-use crate::view::overlay::{Action, State, Stop};
+use crate::view::overlay::{State, Stop};
 
 impl State {
     /// The record of an action that is about to be applied; `None` where it concerns only what

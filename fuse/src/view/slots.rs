@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use xorfs_store::VolumeId;
+
 use crate::error::FsError;
 use crate::view::links::Links;
 use crate::view::volume::Volume;
@@ -34,9 +36,14 @@ impl Slots {
         self.names.values().filter_map(|slot| self.volume(*slot).cloned()).collect()
     }
 
-    /// Volumes and open links.
-    pub(super) fn every(&self) -> Vec<Arc<Volume>> {
-        self.volumes.iter().flatten().cloned().collect()
+    /// Volumes that are written here.
+    pub(super) fn writable(&self) -> Vec<Arc<Volume>> {
+        self.volumes.iter().flatten().filter(|volume| volume.is_writable()).cloned().collect()
+    }
+
+    /// The volume of this id under every name and link that it is open as.
+    pub(super) fn of(&self, id: VolumeId) -> Vec<Arc<Volume>> {
+        self.volumes.iter().flatten().filter(|volume| volume.id() == Some(id)).cloned().collect()
     }
 
     pub(super) fn add_volume(&mut self, volume: Volume) -> Result<(), FsError> {

@@ -6,8 +6,9 @@
 use xorfs_store::{XATTR_BYTES_MAX, XattrMap};
 
 use crate::error::FsError;
+use crate::view::apply::Action;
 use crate::view::inode::HeldXattrs;
-use crate::view::overlay::{Action, State};
+use crate::view::overlay::State;
 use crate::view::types::XattrMode;
 use crate::view::volume::Volume;
 

@@ -16,14 +16,14 @@ use crate::error::FsError;
 use crate::view::types::Kind;
 
 /// `Memory` that refuses blocks after a number of them, and ledger batches on demand.
-struct Faulty {
+pub(super) struct Faulty {
     inner: Arc<Memory>,
-    puts_left: AtomicU64,
+    pub(super) puts_left: AtomicU64,
     ledger_fails: AtomicBool,
 }
 
 impl Faulty {
-    fn new(inner: &Arc<Memory>) -> Arc<Self> {
+    pub(super) fn new(inner: &Arc<Memory>) -> Arc<Self> {
         Arc::new(Self {
             inner: Arc::clone(inner),
             puts_left: AtomicU64::new(u64::MAX),

@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 use xorfs_store::{Access, Memory};
 
+use super::faults::Faulty;
 use super::{OWNER, open_with, quiet, secret};
 use crate::config::ViewConfig;
 use crate::error::FsError;
@@ -31,7 +33,11 @@ enum Op {
     Xattr(Path, u8, Option<u16>),
     Read(Path, u32, u16),
     List(Path),
+    /// Keeps a reference to what the path names.
+    Hold(Path),
     Seal,
+    /// Seals on a store that takes only so many blocks.
+    SealUpTo(u8),
     Fsync,
     Crash,
 }
@@ -65,7 +71,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (path(), 0u32..300_000, 0u16..5000)
             .prop_map(|(path, at, length)| Op::Read(path, at, length)),
         2 => path().prop_map(Op::List),
+        2 => path().prop_map(Op::Hold),
         3 => Just(Op::Seal),
+        2 => (0u8..8).prop_map(Op::SealUpTo),
         3 => Just(Op::Fsync),
         1 => Just(Op::Crash),
     ]
@@ -441,7 +449,8 @@ fn check_list(view: &View, reference: &Reference, path: &[u8]) {
 }
 
 fn run(ops: &[Op], journal_batch_bytes_max: u64) {
-    let store = Arc::new(Memory::new());
+    let store = Faulty::new(&Arc::new(Memory::new()));
+    let mut held = Vec::new();
     let config = || ViewConfig { journal_batch_bytes_max, cache_bytes: 1 << 20, ..quiet() };
     let mut view = open_with(&store, config());
     let mut now = Reference::new();
@@ -454,12 +463,21 @@ fn run(ops: &[Op], journal_batch_bytes_max: u64) {
                 view.seal().unwrap();
                 durable = now.clone();
             }
+            Op::SealUpTo(blocks) => {
+                store.puts_left.store(u64::from(*blocks), Ordering::Relaxed);
+                if view.seal().is_ok() {
+                    durable = now.clone();
+                }
+                store.puts_left.store(u64::MAX, Ordering::Relaxed);
+            }
+            Op::Hold(path) => held.extend(resolve(&view, path)),
             Op::Fsync => {
                 view.fsync(main_dir(&view)).unwrap();
                 durable = now.clone();
             }
             Op::Crash => {
                 assert_eq!(tree_of(&view, main_dir(&view)), now.tree());
+                held.clear();
                 drop(view);
                 view = open_with(&store, config());
                 now = durable.clone();
@@ -473,9 +491,10 @@ fn run(ops: &[Op], journal_batch_bytes_max: u64) {
         }
     }
     assert_eq!(tree_of(&view, main_dir(&view)), now.tree());
-    let held = view.inside(main_dir(&view)).unwrap().0;
+    held.into_iter().for_each(|ino| view.forget(ino, 1));
+    let main = view.inside(main_dir(&view)).unwrap().0;
     view.seal().unwrap();
-    assert_eq!(held.lock().inodes.len(), 1, "what is clean and unused leaves the table");
+    assert_eq!(main.lock().inodes.len(), 1, "what is clean and unused leaves the table");
     assert_eq!(view.around.budget.used(), 0, "what is sealed is counted no more");
     let access = Access::Reader(secret().id(), secret().read_key());
     view.add_volume("follower", &access).unwrap();
