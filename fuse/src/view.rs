@@ -50,14 +50,14 @@ use crate::view::volume::{Surroundings, Volume};
 use crate::writeback::{Budget, Pacer};
 
 /// Told which inodes changed other than through this view.
-type ChangeHook = Arc<dyn Fn(&[InodeNo]) + Send + Sync>;
+pub(crate) type ChangeHook = dyn Fn(&[InodeNo]) + Send + Sync;
 
 /// The filesystem. See the module for what it promises.
 pub struct View {
     around: Arc<Surroundings>,
     slots: RwLock<Slots>,
     handles: Handles,
-    hook: RwLock<Option<ChangeHook>>,
+    hooks: RwLock<Vec<Weak<ChangeHook>>>,
     /// Times of the mount's own directories.
     born: Timestamp,
     ended: AtomicBool,
@@ -95,7 +95,7 @@ impl View {
                 announce,
             }),
             handles: Handles::default(),
-            hook: RwLock::new(None),
+            hooks: RwLock::default(),
             ended: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&view);
@@ -137,10 +137,12 @@ impl View {
         Ok(changed)
     }
 
-    /// Sets who is told of inodes that changed other than through this view. Called under no
-    /// lock.
-    pub fn on_change(&self, hook: ChangeHook) {
-        *self.hook.write().expect("no holder panics") = Some(hook);
+    /// Adds somebody who is told of inodes that changed other than through this view, for as
+    /// long as the caller keeps `hook`. Called under no lock.
+    pub fn on_change(&self, hook: &Arc<dyn Fn(&[InodeNo]) + Send + Sync>) {
+        let mut hooks = self.hooks.write().expect("no holder panics");
+        hooks.retain(|hook| hook.strong_count() > 0);
+        hooks.push(Arc::downgrade(hook));
     }
 
     /// Seals every volume and waits for it. Tries all, and reports the first failure.

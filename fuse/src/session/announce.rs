@@ -3,13 +3,14 @@
 //! From a thread of its own and under no lock: the kernel may answer an invalidation only after
 //! it has written out or read pages, which are requests to this very mount.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use std::thread;
 
 use fuser::{INodeNo, Notifier};
 
 use crate::adapter::Opened;
+use crate::view::ChangeHook;
 use crate::{InodeNo, View};
 
 /// Announcements waiting at most. One that does not fit is dropped: the kernel then believes the
@@ -21,7 +22,8 @@ const ATTRIBUTES_ONLY: i64 = -1;
 
 /// Ends the announcing when dropped; does not wait for the announcement under way.
 pub(super) struct Announcer {
-    sender: Arc<Mutex<Option<SyncSender<Vec<InodeNo>>>>>,
+    /// Owns the sending end, and the view holds it weakly.
+    _hook: Arc<ChangeHook>,
 }
 
 impl Announcer {
@@ -35,23 +37,14 @@ impl Announcer {
         thread::Builder::new()
             .name("xorfs-announce".into())
             .spawn(move || announce(&changes, &opened, &notifier))?;
-        let sender = Arc::new(Mutex::new(Some(sender)));
-        let weak = Arc::downgrade(&sender);
-        view.on_change(Arc::new(move |inodes| {
-            let Some(sender) = weak.upgrade() else { return };
-            let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(sender) = sender.as_ref() else { return };
+        let hook: Arc<ChangeHook> = Arc::new(move |inodes: &[InodeNo]| {
             if let Err(TrySendError::Full(dropped)) = sender.try_send(inodes.to_vec()) {
-                tracing::debug!(inodes = dropped.len(), "too many changes to announce them all");
+                let inodes = dropped.len();
+                tracing::debug!(inodes, "too many changes to announce them all");
             }
-        }));
-        Ok(Self { sender })
-    }
-}
-
-impl Drop for Announcer {
-    fn drop(&mut self) {
-        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        });
+        view.on_change(&hook);
+        Ok(Self { _hook: hook })
     }
 }
 

@@ -2,7 +2,7 @@
 //! the volume it belongs to.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Instant;
 
 use xorfs_store::Head;
@@ -143,8 +143,8 @@ impl View {
     pub(super) fn follow(&self, volume: &Volume, head: &Head) -> Result<bool, FsError> {
         let changed = volume.follow(head)?;
         if volume.slot > 0 && !changed.is_empty() {
-            let hook = self.hook.read().expect("no holder panics").clone();
-            if let Some(hook) = hook {
+            let hooks = self.hooks.read().expect("no holder panics").clone();
+            for hook in hooks.iter().filter_map(Weak::upgrade) {
                 hook(&changed);
             }
         }

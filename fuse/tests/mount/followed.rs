@@ -96,6 +96,28 @@ fn a_follower_sees_what_is_published() {
 }
 
 #[test]
+fn every_mount_of_a_view_is_told() {
+    let Some(pair) = Pair::new() else { return };
+    fs::write(pair.ours("file"), b"first").expect("it writes");
+    pair.publish();
+    let second = tempfile::tempdir().expect("a temporary directory");
+    let mount = Mount::start(Arc::clone(&pair.follower), second.path(), MountOptions::default())
+        .expect("a view can be mounted twice");
+    let read = |path: &Path| fs::read(path).unwrap_or_default();
+    let there = second.path().join("theirs/file");
+    wait_until("the file appears", || read(&pair.theirs("file")) == b"first");
+    assert_eq!(read(&there), b"first");
+    fs::write(pair.ours("file"), b"later").expect("it writes");
+    pair.publish();
+    wait_until("the first mount shows it", || read(&pair.theirs("file")) == b"later");
+    wait_until("the second mount shows it", || read(&there) == b"later");
+    drop(mount);
+    fs::write(pair.ours("file"), b"again").expect("it writes");
+    pair.publish();
+    wait_until("the first mount goes on", || read(&pair.theirs("file")) == b"again");
+}
+
+#[test]
 fn a_follower_cannot_write() {
     let Some(pair) = Pair::new() else { return };
     fs::write(pair.ours("file"), b"x").expect("it writes");

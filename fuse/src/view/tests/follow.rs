@@ -45,9 +45,10 @@ fn a_follower_sees_each_head_and_hears_what_changed() {
     follower.add_volume("theirs", &reader()).unwrap();
     let told = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&told);
-    follower.on_change(Arc::new(move |inodes: &[InodeNo]| {
+    let hook: Arc<dyn Fn(&[InodeNo]) + Send + Sync> = Arc::new(move |inodes: &[InodeNo]| {
         heard.lock().unwrap().extend_from_slice(inodes);
-    }));
+    });
+    follower.on_change(&hook);
     assert!(follower.list(find(&follower, "theirs").unwrap().ino).unwrap().is_empty());
     assert!(follower.set_head(&first).unwrap());
     assert!(!follower.set_head(&first).unwrap(), "the same head changes nothing");
