@@ -16,8 +16,8 @@ mod writeback;
 pub use config::{HeadSource, ViewConfig};
 pub use error::FsError;
 pub use session::{Mount, MountError, MountOptions, unmount};
-pub use view::View;
 pub use view::types::{
     DirEntry, FileHandle, FsStats, InodeNo, Kind, Owner, RenameMode, SetAttr, Stat, VolumeStatus,
     XattrMode,
 };
+pub use view::{ChangeHook, View};

@@ -50,7 +50,7 @@ use crate::view::volume::{Surroundings, Volume};
 use crate::writeback::{Budget, Pacer};
 
 /// Told which inodes changed other than through this view.
-pub(crate) type ChangeHook = dyn Fn(&[InodeNo]) + Send + Sync;
+pub type ChangeHook = dyn Fn(&[InodeNo]) + Send + Sync;
 
 /// The filesystem. See the module for what it promises.
 pub struct View {
@@ -139,7 +139,7 @@ impl View {
 
     /// Adds somebody who is told of inodes that changed other than through this view, for as
     /// long as the caller keeps `hook`. Called under no lock.
-    pub fn on_change(&self, hook: &Arc<dyn Fn(&[InodeNo]) + Send + Sync>) {
+    pub fn on_change(&self, hook: &Arc<ChangeHook>) {
         let mut hooks = self.hooks.write().expect("no holder panics");
         hooks.retain(|hook| hook.strong_count() > 0);
         hooks.push(Arc::downgrade(hook));

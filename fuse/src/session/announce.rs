@@ -10,8 +10,7 @@ use std::thread;
 use fuser::{INodeNo, Notifier};
 
 use crate::adapter::Opened;
-use crate::view::ChangeHook;
-use crate::{InodeNo, View};
+use crate::{ChangeHook, InodeNo, View};
 
 /// Announcements waiting at most. One that does not fit is dropped: the kernel then believes the
 /// old attributes until their lifetime ends, a second later.

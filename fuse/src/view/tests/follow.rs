@@ -45,7 +45,7 @@ fn a_follower_sees_each_head_and_hears_what_changed() {
     follower.add_volume("theirs", &reader()).unwrap();
     let told = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&told);
-    let hook: Arc<dyn Fn(&[InodeNo]) + Send + Sync> = Arc::new(move |inodes: &[InodeNo]| {
+    let hook: Arc<crate::ChangeHook> = Arc::new(move |inodes: &[InodeNo]| {
         heard.lock().unwrap().extend_from_slice(inodes);
     });
     follower.on_change(&hook);
