@@ -33,7 +33,7 @@ use crate::limits::{INBOUND_BYTES_MAX, PREFETCH_QUEUE_MAX, SERVING_MAX};
 use crate::node::search::Found;
 use crate::node::{Node, Outcome};
 use crate::serve::{Holdings, stored_head};
-use commit::{Commits, Sending};
+use commit::{Commits, Expected, Sending};
 use engine::Engine;
 use fetch::Fetches;
 pub(crate) use fetch::Why;
@@ -80,6 +80,7 @@ pub(crate) struct Shared {
     head_gate: Mutex<()>,
     commits: Commits,
     sending: Sending,
+    expected: Expected,
     fetches: Fetches,
     counters: Counters,
     tasks: Tasks,
@@ -127,6 +128,7 @@ impl Network {
             head_gate: Mutex::new(()),
             commits: Commits::default(),
             sending: Sending::default(),
+            expected: Expected::new(config.transfer_timeout),
             fetches: Fetches::new(prefetch),
             counters: Counters::default(),
             tasks,

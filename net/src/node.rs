@@ -173,6 +173,11 @@ impl Node {
         self.table.own_in_closest(key, K)
     }
 
+    /// Whether this node is one of those that should hold what lives at `key`.
+    pub(crate) fn is_in_close_group(&self, key: &Key) -> bool {
+        self.table.own_in_closest(key, self.settings.replicas)
+    }
+
     pub(crate) fn table(&self) -> &Table {
         &self.table
     }

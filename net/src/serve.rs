@@ -26,6 +26,9 @@ pub(crate) trait Routes {
     fn closest(&self, key: &Key, asker: &NodeId) -> Vec<Peer>;
     /// Whether this node is close enough to keep things at `key`.
     fn is_close_to(&self, key: &Key) -> bool;
+    /// Whether `asker` may send a block that is wanted; false where it is on its way from
+    /// somebody else.
+    fn expect(&self, id: BlockId, asker: &NodeId) -> bool;
     /// A block that the store holds turned out to be corrupt.
     fn on_corrupt(&self, id: BlockId);
 }
@@ -54,7 +57,7 @@ impl<R: Routes> Server<'_, R> {
             Request::FindHead { volume } => {
                 return self.head(VolumeId::from_bytes(volume), asker);
             }
-            Request::Offer { ids } => Response::Offered(self.offered(&ids)),
+            Request::Offer { ids } => Response::Offered(self.offered(asker, &ids)),
             Request::Store { id, .. } => self.keep_block(BlockId::from_bytes(id), payload),
             Request::StoreHead { .. } => self.keep_head(payload),
         };
@@ -91,7 +94,7 @@ impl<R: Routes> Server<'_, R> {
         }
     }
 
-    fn offered(&self, ids: &[[u8; 32]]) -> Offered {
+    fn offered(&self, asker: &NodeId, ids: &[[u8; 32]]) -> Offered {
         let usage = self.store.usage();
         // Cached blocks make way for blocks in range, so they leave room.
         let kept_bytes = usage.pinned_bytes + usage.in_range_bytes;
@@ -102,7 +105,11 @@ impl<R: Routes> Server<'_, R> {
             match self.store.contains(&id) {
                 Ok(true) => offered.set_held(index),
                 Ok(false) if room && self.routes.is_close_to(&Key::from(id)) => {
-                    offered.set_wanted(index);
+                    if self.routes.expect(id, asker) {
+                        offered.set_wanted(index);
+                    } else {
+                        offered.set_coming(index);
+                    }
                 }
                 Ok(false) | Err(_) => {}
             }

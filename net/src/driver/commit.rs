@@ -1,16 +1,19 @@
-//! Group commit of blocks received from peers, and the blocks just read for sending.
+//! Blocks on their way: the group commit of those received, which of them are expected from
+//! whom, and those just read for sending.
 //!
 //! A peer asks for a sync after a batch of blocks, and counts them as held only then. Syncs are
 //! expensive and serve all puts before them, so everybody who waits while one runs shares the
 //! next.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 use xorfs_store::{Block, BlockId};
 
 use crate::driver::Shared;
+use crate::identity::NodeId;
 
 /// Blocks remembered for sending: those of one push window, which is what several peers get at
 /// about the same time.
@@ -51,6 +54,47 @@ impl Commits {
                 let _ = sender.send(matches!(flushed, Ok(Ok(()))));
             }
         }
+    }
+}
+
+/// Blocks remembered as expected: those of several full offers. Beyond it a block may be sent by
+/// two peers, which costs bandwidth and nothing else.
+const EXPECTED_MAX: usize = 16_384;
+
+/// Which peer was told to send which block, so that no two send the same.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    patience: Duration,
+    senders: Mutex<HashMap<BlockId, (NodeId, Instant)>>,
+}
+
+impl Expected {
+    /// A peer that has not sent a block after `patience` loses its turn.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { patience, senders: Mutex::default() }
+    }
+
+    /// Whether `sender` is the one to send a block that is not here yet.
+    pub(super) fn may_send(&self, id: BlockId, sender: NodeId, now: Instant) -> bool {
+        let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((other, until)) = senders.get(&id)
+            && *other != sender
+            && *until > now
+        {
+            return false;
+        }
+        if senders.len() >= EXPECTED_MAX {
+            senders.retain(|_, (_, until)| *until > now);
+        }
+        if senders.len() < EXPECTED_MAX {
+            senders.insert(id, (sender, now + self.patience));
+        }
+        true
+    }
+
+    /// A block has come, or was refused.
+    pub(super) fn forget(&self, id: &BlockId) {
+        self.senders.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 }
 

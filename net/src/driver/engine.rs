@@ -160,6 +160,10 @@ impl Routes for Arc<Shared> {
         self.with_node(|node| node.is_close_to(key))
     }
 
+    fn expect(&self, id: BlockId, asker: &NodeId) -> bool {
+        !self.fetches.is_under_way(&id) && self.expected.may_send(id, *asker, clock())
+    }
+
     fn on_corrupt(&self, id: BlockId) {
         self.heal(id);
     }

@@ -1,7 +1,8 @@
 //! Fetching blocks from the network: one flight per block however many want it.
 //!
 //! A block that arrives is given to everybody who waits at once and written to the local store
-//! as `Cached` after that; until it is there, whoever asks next gets it from the flight.
+//! after that, as `InRange` where this node is in its close group and as `Cached` elsewhere.
+//! Until it is there, whoever asks next gets it from the flight.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use xorfs_store::{Block, BlockId, Class};
 
 use crate::driver::{Shared, clock};
+use crate::kad::Key;
 use crate::node::Outcome;
 use crate::node::search::Found;
 
@@ -63,6 +65,11 @@ impl Fetches {
         }
         flights.insert(id, Flight::Waiting(Vec::new()));
         true
+    }
+
+    /// Whether a block is being fetched.
+    pub(super) fn is_under_way(&self, id: &BlockId) -> bool {
+        self.lock().contains_key(id)
     }
 
     fn land(&self, id: BlockId, found: &Found<Block>) {
@@ -150,9 +157,11 @@ impl Shared {
         let found = self.search_block(id).await;
         self.fetches.land(id, &found);
         let Found::It(block) = found else { return };
+        let close = self.with_node(|node| node.is_in_close_group(&Key::from(id)));
+        let class = if close { Class::InRange } else { Class::Cached };
         let store = Arc::clone(&self.store);
         let keep = move || match why {
-            Why::Absent => store.put(&block, Class::Cached),
+            Why::Absent => store.put(&block, class),
             Why::Corrupt => {
                 // Why it was held went with it, so the class that loses nothing is taken.
                 store.remove(&id)?;

@@ -142,11 +142,17 @@ impl Keeper {
         if self.unsettled.is_empty() {
             self.retry = RETRY_FIRST;
             self.retry_at = None;
-        } else if self.retry_at.is_none() {
+        } else {
+            self.plan_retry();
+        }
+        Ok(())
+    }
+
+    fn plan_retry(&mut self) {
+        if self.retry_at.is_none() {
             self.retry_at = Some(now() + self.retry);
             self.retry = (self.retry * 2).min(RETRY_LAST);
         }
-        Ok(())
     }
 
     /// Goes once over all that is owed; true where anything was settled.
@@ -206,8 +212,8 @@ impl Keeper {
     }
 
     /// Checks the next batch of held blocks; the last step spreads the heads.
-    async fn repair_step(&self, pass: Pass) -> Result<Option<Pass>, Stopped> {
-        let shared = &self.shared;
+    async fn repair_step(&mut self, pass: Pass) -> Result<Option<Pass>, Stopped> {
+        let shared = Arc::clone(&self.shared);
         let store = Arc::clone(&shared.store);
         let held =
             shared.tasks.blocking(move || store.ids(pass.after.as_ref(), OFFER_IDS_MAX)).await?;
@@ -223,6 +229,9 @@ impl Keeper {
             let sent: u64 = placed.iter().map(|block| u64::from(block.sent)).sum();
             shared.counters.repair_checked.fetch_add(placed.len() as u64, Ordering::Relaxed);
             shared.counters.repair_sent.fetch_add(sent, Ordering::Relaxed);
+            if placed.iter().any(|block| !block.settled) {
+                self.plan_retry();
+            }
             shared.record(placed).await?;
         }
         if more {

@@ -240,7 +240,15 @@ impl Shared {
             let budget = self.inbound.acquire_many(length as u32).await;
             let _budget = budget.map_err(|_| CallError::Unreachable)?;
             let payload = self.read_payload(receive, length).await?;
-            self.answer(asker, request, payload).await?
+            let stored = match &request {
+                Request::Store { id, .. } => Some(BlockId::from_bytes(*id)),
+                _ => None,
+            };
+            let answered = self.answer(asker, request, payload).await?;
+            if let Some(id) = stored {
+                self.expected.forget(&id);
+            }
+            answered
         };
         self.send_frame(send, response.encode(), payload).await.map_err(|_| CallError::Unreachable)
     }

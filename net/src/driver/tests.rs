@@ -285,6 +285,25 @@ async fn copies_are_brought_back_after_a_node_hangs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_gets_each_block_from_one_holder() {
+    let nodes = cluster(4).await;
+    let blocks: Vec<_> = (0..100).map(block).collect();
+    for node in &nodes {
+        blocks.iter().for_each(|block| node.store.put(block, Class::InRange).unwrap());
+    }
+    let newcomer = start(5, &[nodes[0].network.local_addr()]).await;
+    until("it holds all", || newcomer.store.usage().blocks == 100).await;
+    let received = newcomer.network.status().bytes_in;
+    assert!(received < 130 * 10_000, "{received} bytes were received");
+    until("all know it", || {
+        let copies = |node: &TestNode, block: &Block| node.store.copies(&block.id()).unwrap();
+        nodes.iter().all(|node| blocks.iter().all(|block| copies(node, block) == 5))
+    })
+    .await;
+    assert!(nodes.iter().all(|node| node.network.status().owed_blocks == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_node_refuses_and_the_rest_goes_on() {
     let first = start(1, &[]).await;
     let join = [first.network.local_addr()];

@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     next: usize,
     waiting: BTreeSet<NodeId>,
     holders: usize,
+    /// Nodes that get it from somebody else: no copies yet, and no others are needed for them.
+    coming: usize,
     target: usize,
 }
 
@@ -38,12 +40,12 @@ impl Plan {
     /// `replicas` where its place in the ranking says so.
     pub(crate) fn new(own: NodeId, ranked: Vec<NodeId>, replicas: usize) -> Self {
         let target = replicas.min(ranked.len());
-        Self { own, ranked, next: 0, waiting: BTreeSet::new(), holders: 0, target }
+        Self { own, ranked, next: 0, waiting: BTreeSet::new(), holders: 0, coming: 0, target }
     }
 
     /// The next node to bring it to; call until `None`.
     pub(crate) fn poll_node(&mut self) -> Option<NodeId> {
-        while self.holders + self.waiting.len() < self.target {
+        while self.holders + self.waiting.len() + self.coming < self.target {
             let node = *self.ranked.get(self.next)?;
             self.next += 1;
             if node == self.own {
@@ -61,6 +63,11 @@ impl Plan {
         self.holders += usize::from(self.waiting.remove(node));
     }
 
+    /// A node that `poll_node` gave is getting it from somebody else.
+    pub(crate) fn on_coming(&mut self, node: &NodeId) {
+        self.coming += usize::from(self.waiting.remove(node));
+    }
+
     /// A node that `poll_node` gave does not take it.
     pub(crate) fn on_refused(&mut self, node: &NodeId) {
         self.waiting.remove(node);
@@ -68,7 +75,8 @@ impl Plan {
 
     /// Nothing is under way and, after `poll_node` gave `None`, nothing will be.
     pub(crate) fn is_finished(&self) -> bool {
-        self.waiting.is_empty() && (self.holders >= self.target || self.next == self.ranked.len())
+        self.waiting.is_empty()
+            && (self.holders + self.coming >= self.target || self.next == self.ranked.len())
     }
 
     /// Nodes known to hold it, this one included where it counts.

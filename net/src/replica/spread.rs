@@ -17,7 +17,7 @@ use crate::limits::{K, OFFER_IDS_MAX, PLACEMENT_SEARCHES_MAX, PUSHES_MAX};
 use crate::node::call::{Answer, Call, CallError};
 use crate::node::search::{Goal, Search};
 use crate::replica::placement::{Plan, ids, rank};
-use crate::wire::Offered;
+use crate::wire::{OfferReply, Offered};
 
 /// What became of one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,12 +235,17 @@ impl Spread {
             }
         };
         for (index, id) in blocks.iter().enumerate() {
-            if offered.is_held(index) {
-                self.held(from, *id);
-            } else if offered.is_wanted(index) && !self.failed.contains(from) {
-                self.to_push.insert((*id, *from));
-            } else {
-                self.refused(from, *id);
+            match offered.reply(index) {
+                OfferReply::Held => self.held(from, *id),
+                OfferReply::Coming => {
+                    if let Some(plan) = self.plans.get_mut(id) {
+                        plan.on_coming(from);
+                    }
+                }
+                OfferReply::Wanted if !self.failed.contains(from) => {
+                    self.to_push.insert((*id, *from));
+                }
+                OfferReply::Wanted | OfferReply::Refused => self.refused(from, *id),
             }
         }
     }

@@ -53,10 +53,20 @@ pub(crate) enum Response {
 }
 
 /// Two bits for each offered id, in the order of the offer. Neither: not held and not wanted.
+/// Both: not held yet, and on its way from somebody else.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Offered {
     held: Vec<u8>,
     wanted: Vec<u8>,
+}
+
+/// What a node says of one offered id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OfferReply {
+    Held,
+    Wanted,
+    Coming,
+    Refused,
 }
 
 /// Why a request was not done.
@@ -144,12 +154,20 @@ impl Offered {
         set(&mut self.wanted, index);
     }
 
-    pub(crate) fn is_held(&self, index: usize) -> bool {
-        is_set(&self.held, index)
+    /// Says that the id at `index` is on its way from somebody else.
+    pub(crate) fn set_coming(&mut self, index: usize) {
+        set(&mut self.held, index);
+        set(&mut self.wanted, index);
     }
 
-    pub(crate) fn is_wanted(&self, index: usize) -> bool {
-        is_set(&self.wanted, index)
+    /// What was said of the id at `index`.
+    pub(crate) fn reply(&self, index: usize) -> OfferReply {
+        match (is_set(&self.held, index), is_set(&self.wanted, index)) {
+            (true, false) => OfferReply::Held,
+            (false, true) => OfferReply::Wanted,
+            (true, true) => OfferReply::Coming,
+            (false, false) => OfferReply::Refused,
+        }
     }
 }
 
@@ -247,7 +265,11 @@ mod tests {
         offered.set_wanted(0);
         let answer = Response::Offered(offered.clone()).encode();
         assert_eq!(answer[..], [4, 0, 0, 0, 4, 0, 1, 1]);
-        assert!(offered.is_wanted(0) && !offered.is_held(0) && !offered.is_wanted(8));
+        assert_eq!(offered.reply(0), OfferReply::Wanted);
+        assert_eq!(offered.reply(8), OfferReply::Refused);
+        offered.set_coming(8);
+        offered.set_held(9);
+        assert_eq!((offered.reply(8), offered.reply(9)), (OfferReply::Coming, OfferReply::Held));
         let store = Request::Store { id, length: 5 }.encode();
         assert_eq!((store[..5].to_vec(), store[37]), (vec![0x22, 0, 0, 0, 5], 5));
         assert_eq!(Response::Stored.encode()[..], [1, 0, 0, 0, 5]);
