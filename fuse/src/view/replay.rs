@@ -10,6 +10,10 @@ use crate::view::apply::Action;
 use crate::view::inode::ROOT;
 use crate::view::overlay::{State, Stop};
 
+/// Numbers that one head has for changes; a view that made more without sealing would have run
+/// out of memory long before.
+const CHANGES_PER_HEAD: u64 = 1 << 32;
+
 impl State {
     /// The record of an action that is about to be applied; `None` where it concerns only what
     /// has no name.
@@ -59,13 +63,22 @@ impl State {
         })
     }
 
+    /// Chooses where the numbers of changes go on: after the journal's last record, or where it
+    /// is empty above all that any head before this one sealed.
+    pub(super) fn number_from(&mut self, records: &[(u64, Change)]) {
+        let heads = self.head.as_ref().map_or(0, |head| head.sequence());
+        let fresh = heads.saturating_mul(CHANGES_PER_HEAD);
+        self.sealed = records.first().map_or(fresh, |(first, _)| first.saturating_sub(1));
+        self.sequence = records.last().map_or(fresh, |(last, _)| *last);
+        self.durable = self.sequence;
+    }
+
     /// Applies a record of the journal.
     ///
     /// # Errors
     /// `NotFound` and its like where the record does not fit the tree.
     pub(super) fn replay(&mut self, seq: u64, change: &Change) -> Result<(), Stop> {
         let action = self.resolve(change)?;
-        (self.sequence, self.durable) = (seq, seq);
         self.apply(seq, action);
         Ok(())
     }

@@ -275,26 +275,34 @@ impl Volume {
 
     /// Brings every name of a hard-linked inode, and the directories above them, into the table.
     fn fetch_names(&self, ino: u64, index: &Content) -> Result<Vec<u64>, FsError> {
-        let mut loaded = Vec::new();
+        // Held meanwhile: were it dropped between two names, it would come back with the second
+        // alone and look complete.
+        match self.lock().inode_mut(ino) {
+            Ok(inode) => inode.opens += 1,
+            Err(_) => return Ok(Vec::new()),
+        }
+        let found = self.walk_names(ino, index);
+        let mut state = self.lock();
+        let is_current = state.index == *index;
+        if let Ok(inode) = state.inode_mut(ino) {
+            inode.opens = inode.opens.saturating_sub(1);
+            inode.names_complete |= found.is_ok() && is_current;
+        }
+        found.map(|()| vec![ino])
+    }
+
+    fn walk_names(&self, ino: u64, index: &Content) -> Result<(), FsError> {
         for name in self.around.reader.names_of(index, ino)? {
             let (start, path) = self.chain_to(index, name)?;
             // What was removed or moved since the index was sealed is not found this way, and
             // what took its place is another inode: both say that this is no name of it now.
             // Directories on the way stay in the table as long as something below them does.
-            let found = self.run(|state| state.walk(start, &path));
-            match found {
-                Ok(found) => loaded.extend(found.filter(|found| *found != ino)),
-                Err(FsError::Stale | FsError::NotDirectory) => {}
+            match self.run(|state| state.walk(start, &path)) {
+                Ok(_) | Err(FsError::Stale | FsError::NotDirectory) => {}
                 Err(error) => return Err(error),
             }
         }
-        let mut state = self.lock();
-        if state.index == *index
-            && let Ok(inode) = state.inode_mut(ino)
-        {
-            inode.names_complete = true;
-        }
-        Ok(loaded)
+        Ok(())
     }
 
     /// The path of an indexed name, from the nearest directory above it that is in the table.
@@ -314,6 +322,7 @@ impl Volume {
     }
 
     fn replay(&self, records: &[(u64, Change)]) -> Result<(), FsError> {
+        self.lock().number_from(records);
         for (seq, change) in records {
             match self.run(|state| state.replay(*seq, change)) {
                 Ok(()) => {}
@@ -324,11 +333,6 @@ impl Volume {
                     tracing::error!(volume = %self.name, seq, %error, "a journal record does not fit");
                 }
             }
-        }
-        let mut state = self.lock();
-        if let Some((last, _)) = records.last() {
-            state.sequence = state.sequence.max(*last);
-            state.durable = state.sequence;
         }
         Ok(())
     }

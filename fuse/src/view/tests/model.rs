@@ -310,25 +310,33 @@ fn tree_of(view: &View, top: InodeNo) -> BTreeMap<Path, (Node, usize)> {
     number_inodes(tree)
 }
 
+/// A directory of a view, as the root of what is compared.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    view: &'a View,
+    top: &'a str,
+}
+
 fn main_dir(view: &View) -> InodeNo {
     view.resolve(b"main").unwrap().ino
 }
 
 /// A path of the view, resolved and counted.
-fn resolve(view: &View, path: &[u8]) -> Result<InodeNo, FsError> {
+fn resolve(at: At<'_>, path: &[u8]) -> Result<InodeNo, FsError> {
     let names: Vec<_> = path.iter().map(|name| vec![*name]).collect();
-    let text = [b"main/".as_slice(), &names.join(&b'/')].concat();
-    Ok(view.resolve(&text)?.ino)
+    let text = [at.top.as_bytes(), b"/", &names.join(&b'/')].concat();
+    Ok(at.view.resolve(&text)?.ino)
 }
 
 /// Runs `operation` on the directory above a path and the last name.
 fn in_above<T>(
-    view: &View,
+    at: At<'_>,
     path: &[u8],
     operation: impl FnOnce(InodeNo, &[u8]) -> Result<T, FsError>,
 ) -> Result<T, FsError> {
     let (name, above) = path.split_last().unwrap();
-    let above = resolve(view, above)?;
+    let At { view, .. } = at;
+    let above = resolve(at, above)?;
     if view.stat(above)?.kind != Kind::Directory {
         view.forget(above, 1);
         return Err(FsError::NotDirectory);
@@ -339,13 +347,13 @@ fn in_above<T>(
 }
 
 fn on_inode<T>(
-    view: &View,
+    at: At<'_>,
     path: &[u8],
     operation: impl FnOnce(InodeNo) -> Result<T, FsError>,
 ) -> Result<T, FsError> {
-    let ino = resolve(view, path)?;
+    let ino = resolve(at, path)?;
     let outcome = operation(ino);
-    view.forget(ino, 1);
+    at.view.forget(ino, 1);
     outcome
 }
 
@@ -390,41 +398,42 @@ fn on_reference(reference: &mut Reference, op: &Op) -> Errno {
     }
 }
 
-fn on_view(view: &View, op: &Op) -> Result<(), FsError> {
+fn on_view(at: At<'_>, op: &Op) -> Result<(), FsError> {
+    let At { view, .. } = at;
     let made = |stat: crate::Stat| view.forget(stat.ino, 1);
     let node = |path: &[u8], kind, mode| {
-        in_above(view, path, |above, name| view.make_node(above, name, kind, mode, OWNER)).map(made)
+        in_above(at, path, |above, name| view.make_node(above, name, kind, mode, OWNER)).map(made)
     };
     match op {
         Op::File(path) => node(path, Kind::File, 0o644),
         Op::Directory(path) => node(path, Kind::Directory, 0o755),
-        Op::Symlink(path, target) => in_above(view, path, |above, name| {
+        Op::Symlink(path, target) => in_above(at, path, |above, name| {
             view.make_symlink(above, name, &target_of(*target), OWNER)
         })
         .map(made),
-        Op::Link(from, to) => on_inode(view, from, |ino| {
-            in_above(view, to, |above, name| view.link(ino, above, name)).map(made)
+        Op::Link(from, to) => on_inode(at, from, |ino| {
+            in_above(at, to, |above, name| view.link(ino, above, name)).map(made)
         }),
-        Op::Unlink(path) => in_above(view, path, |above, name| view.unlink(above, name)),
-        Op::Rmdir(path) => in_above(view, path, |above, name| view.rmdir(above, name)),
-        Op::Rename(from, to, mode) => in_above(view, from, |above, name| {
-            in_above(view, to, |to, to_name| view.rename(above, name, to, to_name, *mode))
+        Op::Unlink(path) => in_above(at, path, |above, name| view.unlink(above, name)),
+        Op::Rmdir(path) => in_above(at, path, |above, name| view.rmdir(above, name)),
+        Op::Rename(from, to, mode) => in_above(at, from, |above, name| {
+            in_above(at, to, |to, to_name| view.rename(above, name, to, to_name, *mode))
         }),
-        Op::Write(path, at, length, byte) => on_inode(view, path, |ino| {
+        Op::Write(path, offset, length, byte) => on_inode(at, path, |ino| {
             let bytes = vec![*byte; usize::from(*length)];
             // An empty write is refused as any other where it makes no sense.
             view.open(ino, true, false).map(|handle| view.close(handle))?;
-            view.write(ino, u64::from(*at), &bytes)
+            view.write(ino, u64::from(*offset), &bytes)
         }),
-        Op::Truncate(path, size) => on_inode(view, path, |ino| {
+        Op::Truncate(path, size) => on_inode(at, path, |ino| {
             let change = SetAttr { size: Some(u64::from(*size)), ..SetAttr::default() };
             view.set_attr(ino, &change).map(drop)
         }),
-        Op::Mode(path, mode) => on_inode(view, path, |ino| {
+        Op::Mode(path, mode) => on_inode(at, path, |ino| {
             let change = SetAttr { mode: Some(u32::from(*mode)), ..SetAttr::default() };
             view.set_attr(ino, &change).map(drop)
         }),
-        Op::Xattr(path, name, value) => on_inode(view, path, |ino| {
+        Op::Xattr(path, name, value) => on_inode(at, path, |ino| {
             let (name, value) = xattr_of(*name, *value);
             view.set_xattr(ino, &name, value.as_deref(), XattrMode::Any)
         }),
@@ -432,20 +441,24 @@ fn on_view(view: &View, op: &Op) -> Result<(), FsError> {
     }
 }
 
-fn check_read(view: &View, reference: &Reference, path: &[u8], at: u32, length: u16) {
+fn check_read(at: At<'_>, reference: &Reference, path: &[u8], offset: u32, length: u16) {
     let Ok(node) = reference.find(path) else { return };
     let Content::File(bytes) = &reference.nodes[node].content else { return };
-    let from = bytes.len().min(at as usize);
-    let to = bytes.len().min(at as usize + usize::from(length));
-    let read = on_inode(view, path, |ino| view.read(ino, u64::from(at), usize::from(length)));
-    assert!(read.unwrap().as_slice() == &bytes[from..to], "read {at}+{length} of {path:?}");
+    let from = bytes.len().min(offset as usize);
+    let to = bytes.len().min(offset as usize + usize::from(length));
+    let read = on_inode(at, path, |ino| at.view.read(ino, u64::from(offset), usize::from(length)));
+    assert!(read.unwrap().as_slice() == &bytes[from..to], "read {offset}+{length} of {path:?}");
 }
 
-fn check_list(view: &View, reference: &Reference, path: &[u8]) {
+fn check_list(at: At<'_>, reference: &Reference, path: &[u8]) {
     let Ok(names) = reference.find(path).and_then(|node| reference.names(node)) else { return };
-    let listed = on_inode(view, path, |ino| view.list(ino)).unwrap();
+    let listed = on_inode(at, path, |ino| at.view.list(ino)).unwrap();
     let listed: Vec<_> = listed.into_iter().map(|entry| entry.name).collect();
     assert_eq!(listed, names.keys().cloned().collect::<Vec<_>>());
+}
+
+fn in_main(view: &View) -> At<'_> {
+    At { view, top: "main" }
 }
 
 fn run(ops: &[Op], journal_batch_bytes_max: u64) {
@@ -457,8 +470,8 @@ fn run(ops: &[Op], journal_batch_bytes_max: u64) {
     let mut durable = now.clone();
     for op in ops {
         match op {
-            Op::Read(path, at, length) => check_read(&view, &now, path, *at, *length),
-            Op::List(path) => check_list(&view, &now, path),
+            Op::Read(path, at, length) => check_read(in_main(&view), &now, path, *at, *length),
+            Op::List(path) => check_list(in_main(&view), &now, path),
             Op::Seal => {
                 view.seal().unwrap();
                 durable = now.clone();
@@ -470,7 +483,7 @@ fn run(ops: &[Op], journal_batch_bytes_max: u64) {
                 }
                 store.puts_left.store(u64::MAX, Ordering::Relaxed);
             }
-            Op::Hold(path) => held.extend(resolve(&view, path)),
+            Op::Hold(path) => held.extend(resolve(in_main(&view), path)),
             Op::Fsync => {
                 view.fsync(main_dir(&view)).unwrap();
                 durable = now.clone();
@@ -485,7 +498,7 @@ fn run(ops: &[Op], journal_batch_bytes_max: u64) {
             }
             op => {
                 let expected = on_reference(&mut now, op);
-                let found = on_view(&view, op).map_err(|error| error.errno());
+                let found = on_view(in_main(&view), op).map_err(|error| error.errno());
                 assert_eq!(found, expected, "{op:?}");
             }
         }
@@ -511,5 +524,62 @@ proptest! {
         journal in prop_oneof![Just(0), Just(20_000), Just(u64::MAX)],
     ) {
         run(&ops, journal);
+    }
+}
+
+/// What one thread of many does: everything that `run` does but crashes, below its own directory.
+fn run_beside_others(at: At<'_>, ops: &[Op]) -> Reference {
+    let mut now = Reference::new();
+    for op in ops {
+        match op {
+            Op::Read(path, offset, length) => check_read(at, &now, path, *offset, *length),
+            Op::List(path) => check_list(at, &now, path),
+            Op::Fsync | Op::Crash => at.view.fsync(main_dir(at.view)).unwrap(),
+            Op::Seal | Op::SealUpTo(_) => at.view.seal().unwrap(),
+            Op::Hold(_) => {}
+            op => {
+                let expected = on_reference(&mut now, op);
+                let found = on_view(at, op).map_err(|error| error.errno());
+                assert_eq!(found, expected, "{op:?} in {}", at.top);
+            }
+        }
+    }
+    now
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 0, ..Default::default() })]
+
+    #[test]
+    fn threads_beside_each_other_each_hold_what_a_plain_filesystem_holds(
+        ops in prop::collection::vec(prop::collection::vec(op(), 200..400), 3),
+    ) {
+        let store = Arc::new(Memory::new());
+        let view = open_with(&store, quiet());
+        let tops: Vec<String> = (0..ops.len()).map(|thread| format!("main/{thread}")).collect();
+        for top in &tops {
+            let name = &top.as_bytes()["main/".len()..];
+            let made = view.make_node(main_dir(&view), name, Kind::Directory, 0o755, OWNER);
+            view.forget(made.unwrap().ino, 1);
+        }
+        let references: Vec<Reference> = std::thread::scope(|scope| {
+            let threads: Vec<_> = tops
+                .iter()
+                .zip(&ops)
+                .map(|(top, ops)| {
+                    let at = At { view: &view, top };
+                    scope.spawn(move || run_beside_others(at, ops))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        view.fsync(main_dir(&view)).unwrap();
+        for reopened in [false, true] {
+            let view = if reopened { open_with(&store, quiet()) } else { Arc::clone(&view) };
+            for (top, reference) in tops.iter().zip(&references) {
+                let dir = view.resolve(top.as_bytes()).unwrap().ino;
+                assert_eq!(tree_of(&view, dir), reference.tree(), "reopened: {reopened}");
+            }
+        }
     }
 }
