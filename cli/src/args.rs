@@ -222,8 +222,8 @@ pub(crate) struct PutArgs {
     #[arg(long, default_value = "main", value_name = "NAME")]
     pub(crate) volume: String,
     /// Directory inside the volume to copy into; made where it is missing
-    #[arg(long, default_value = "", value_name = "DIR")]
-    pub(crate) to: PathBuf,
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
     /// How safe it must be before the command returns [default: replicated with live peers,
     /// sealed without]
     #[arg(long, value_enum, value_name = "LEVEL")]

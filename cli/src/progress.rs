@@ -93,16 +93,16 @@ impl Progress {
             return;
         }
         *next = now + LINE_INTERVAL;
-        let left = Duration::from_secs(self.bar.eta().as_secs());
+        let (position, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
         let message = self.bar.message();
         let note = if message.is_empty() { String::new() } else { format!(", {message}") };
         eprintln!(
-            "xorfs: {}: {} of {}, {}/s, {} left{note}",
+            "{}: {} of {}, {}/s, {} left{note}",
             self.what,
-            size(self.bar.position()),
-            size(self.bar.length().unwrap_or(0)),
+            size(position),
+            size(total),
             size(self.bar.per_sec() as u64),
-            humantime::format_duration(left),
+            humantime::format_duration(Duration::from_secs(self.bar.eta().as_secs())),
         );
     }
 }

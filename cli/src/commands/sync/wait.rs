@@ -62,13 +62,11 @@ pub(crate) async fn replicated(
 }
 
 async fn is_done(client: &Client, scope: &Scope, now: &Replication) -> anyhow::Result<bool> {
-    if now.live_peers == 0 {
-        return Ok(false);
-    }
     if now.owed_blocks == 0 && now.heads_pending == 0 {
         return Ok(true);
     }
     match scope {
+        _ if now.live_peers == 0 => Ok(false),
         Scope::All => Ok(false),
         Scope::Path(query) => Ok(client.copies(query).await?.lacking == 0),
     }
