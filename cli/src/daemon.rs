@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use xorfs_fuse::{MountOptions, Owner, View, ViewConfig};
 use xorfs_net::{Network, Replicated};
-use xorfs_store::{Head, Inventory, Ledger, Link, Local, ReadError, VolumeId};
+use xorfs_store::{Head, Inventory, Ledger, Link, Local, ReadError, Table, VolumeId};
 
 use crate::api::server;
 use crate::api::types::VolumeRow;
@@ -47,6 +47,7 @@ pub(crate) struct Daemon {
     home: Home,
     role: Role,
     started: Instant,
+    expects_peers: bool,
     local: Arc<Local>,
     network: Network,
     view: Arc<View>,
@@ -73,6 +74,7 @@ impl Daemon {
             tokio::task::spawn_blocking(move || open_home(&home, config)).await??
         };
         let network = settings.network().await;
+        let expects_peers = !network.join.is_empty() || !local.scan(Table::Peers, b"")?.is_empty();
         let network = Network::start(network, identity, Arc::clone(&local)).await?;
         let announcer = Arc::new(Announcer::default());
         let view = make_view(&local, &network, &announcer);
@@ -89,6 +91,7 @@ impl Daemon {
             home: home.clone(),
             role,
             started: Instant::now(),
+            expects_peers,
             local,
             network,
             view,

@@ -238,8 +238,10 @@ pub(crate) struct Space {
 /// How far replication is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Replication {
-    /// Other nodes that answer.
+    /// Other nodes that are believed to live.
     pub(crate) live_peers: u64,
+    /// Whether any other node is to be expected: one to join, or one of earlier runs.
+    pub(crate) expects_peers: bool,
     /// Copies to have of each block: the setting, or all live nodes where there are fewer.
     pub(crate) target: u8,
     /// Blocks that still lack copies.

@@ -114,7 +114,8 @@ async fn default_level(client: &Client) -> anyhow::Result<Level> {
             return Ok(Level::Replicated);
         }
         // A daemon has met its peers long ago; a node of our own may be about to.
-        if status.daemon || started.elapsed() >= PEERS_WAIT {
+        let expects = status.replication.expects_peers && !status.daemon;
+        if !expects || started.elapsed() >= PEERS_WAIT {
             eprintln!("no peer is reachable: sealed on this disk, not replicated yet");
             return Ok(Level::Sealed);
         }

@@ -39,14 +39,15 @@ impl Daemon {
 
     /// How far replication is.
     pub(crate) fn replication(&self) -> Replication {
-        let (owed_blocks, owed_bytes) = self.local.owed_totals();
+        let network = self.network.status();
         Replication {
-            live_peers: self.network.status().peers as u64,
+            live_peers: network.peers as u64,
+            expects_peers: self.expects_peers,
             target: self.network.replica_target(),
-            owed_blocks,
-            owed_bytes,
+            owed_blocks: network.owed_blocks,
+            owed_bytes: network.owed_bytes,
             heads_pending: self.announcer.pending() as u64,
-            published_blocks: self.network.status().published_blocks,
+            published_blocks: network.published_blocks,
         }
     }
 
