@@ -89,9 +89,10 @@ SIGTERM and SIGINT flush, unmount and leave cleanly.")]
 pub(crate) struct DaemonArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// UDP address to listen on; port 0 lets the system pick a free one
-    #[arg(long, env = "XORFS_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:0")]
-    pub(crate) listen: SocketAddr,
+    /// UDP address to listen on, such as 0.0.0.0:7447; port 0 lets the system pick a free one
+    /// [default: every IPv4 interface, on the port of the last run where it is free]
+    #[arg(long, env = "XORFS_LISTEN", value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
     /// Mount at this folder as soon as the node runs
     #[arg(long, value_name = "DIR")]
     pub(crate) mount: Option<PathBuf>,

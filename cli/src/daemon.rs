@@ -11,6 +11,7 @@ pub(crate) mod heads;
 mod identity;
 pub(crate) mod lock;
 mod mounts;
+mod port;
 mod report;
 mod volumes;
 
@@ -23,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use xorfs_fuse::{MountOptions, Owner, View, ViewConfig};
-use xorfs_net::{Network, Replicated};
+use xorfs_net::{Identity, NetConfig, Network, Replicated, StartError};
 use xorfs_store::{Head, Inventory, Ledger, Link, Local, ReadError, Table, VolumeId};
 
 use crate::api::server;
@@ -37,7 +38,7 @@ use crate::home::{Home, SocketPath};
 use crate::settings::Settings;
 
 /// How long a node that leaves tries to hand over blocks and heads that nobody else has.
-const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 
 /// How often mounts are looked at, to notice one that was taken away from outside.
 const MOUNT_WATCH: Duration = Duration::from_millis(250);
@@ -73,9 +74,9 @@ impl Daemon {
             let (home, config) = (home.clone(), settings.store());
             tokio::task::spawn_blocking(move || open_home(&home, config)).await??
         };
-        let network = settings.network().await;
-        let expects_peers = !network.join.is_empty() || !local.scan(Table::Peers, b"")?.is_empty();
-        let network = Network::start(network, identity, Arc::clone(&local)).await?;
+        let config = settings.network().await;
+        let expects_peers = !config.join.is_empty() || !local.scan(Table::Peers, b"")?.is_empty();
+        let network = start_network(home, settings, config, identity, &local).await?;
         let announcer = Arc::new(Announcer::default());
         let view = make_view(&local, &network, &announcer);
         {
@@ -242,12 +243,35 @@ impl Daemon {
 fn open_home(
     home: &Home,
     config: xorfs_store::LocalConfig,
-) -> anyhow::Result<(Arc<Local>, xorfs_net::Identity, Arc<Volumes>)> {
+) -> anyhow::Result<(Arc<Local>, Identity, Arc<Volumes>)> {
     let at = || format!("in the home {}", home.dir().display());
     let local = Local::open(&home.store(), config).with_context(at)?;
     let identity = identity::open(&home.identity())?;
     let volumes = Volumes::open(home)?;
     Ok((Arc::new(local), identity, Arc::new(volumes)))
+}
+
+async fn start_network(
+    home: &Home,
+    settings: &Settings,
+    config: NetConfig,
+    identity: Identity,
+    local: &Arc<Local>,
+) -> Result<Network, StartError> {
+    if !settings.takes_usual_port() {
+        return Network::start(config, identity, Arc::clone(local)).await;
+    }
+    let mut usual = config.clone();
+    usual.listen.set_port(port::last(&home.port()).unwrap_or(0));
+    let started = match Network::start(usual, identity.clone(), Arc::clone(local)).await {
+        Err(StartError::PortInUse { addr }) => {
+            tracing::warn!(%addr, "the port of the last run is taken; peers have to learn a new one");
+            Network::start(config, identity, Arc::clone(local)).await?
+        }
+        started => started?,
+    };
+    port::remember(&home.port(), started.local_addr().port());
+    Ok(started)
 }
 
 fn make_view(local: &Arc<Local>, network: &Network, announcer: &Arc<Announcer>) -> Arc<View> {

@@ -1,8 +1,8 @@
 //! The home: the folder that holds a node's state, and the names of what is in it.
 //!
 //! Everything a node keeps is below this folder: `store/` (the database), `identity` (the node's
-//! key), `keyring` (the volumes and what opens them), `lock` (who runs), `api.sock` (the daemon's
-//! local API), `command.sock` (the same API of a command that runs a node of its own) and
+//! key), `keyring` (the volumes and what opens them), `lock` (who runs), `port` (where the daemon
+//! listened last), `api.sock` (the daemon's local API), `command.sock` (the same API of a command that runs a node of its own) and
 //! `daemon.log`. The folder is made with mode 0700 on first use, so that no `init` is needed.
 //! Nothing here opens those files; that is the daemon's.
 
@@ -69,6 +69,11 @@ impl Home {
     /// Who runs a node on this home.
     pub(crate) fn lock(&self) -> PathBuf {
         self.dir.join("lock")
+    }
+
+    /// The port that the daemon listened on last.
+    pub(crate) fn port(&self) -> PathBuf {
+        self.dir.join("port")
     }
 
     /// What a daemon in the background says.

@@ -4,7 +4,7 @@
 //! variable beside it, and a command that runs a node of its own reads the variables. Names of
 //! peers are resolved here, so that one that does not resolve is a warning and not the end.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
@@ -21,7 +21,9 @@ const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// What a node runs with.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    listen: SocketAddr,
+    listen: Option<SocketAddr>,
+    /// Whether the port of the last run is taken where none was asked for.
+    usual_port: bool,
     node: NodeArgs,
 }
 
@@ -35,7 +37,7 @@ struct FromEnvironment {
 impl Settings {
     /// Settings of `xorfs daemon`.
     pub(crate) fn of_daemon(args: &DaemonArgs) -> Result<Self, Failure> {
-        Self::checked(args.listen, args.node.clone())
+        Self::checked(args.listen, args.listen.is_none(), args.node.clone())
     }
 
     /// Settings of a command that runs a node of its own: a free port, the rest from the
@@ -43,10 +45,14 @@ impl Settings {
     pub(crate) fn of_command() -> Result<Self, Failure> {
         let parsed = FromEnvironment::try_parse_from(["xorfs"])
             .map_err(|error| Failure::usage(format!("the environment makes no sense: {error}")))?;
-        Self::checked(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), parsed.node)
+        Self::checked(None, false, parsed.node)
     }
 
-    fn checked(listen: SocketAddr, node: NodeArgs) -> Result<Self, Failure> {
+    fn checked(
+        listen: Option<SocketAddr>,
+        usual_port: bool,
+        node: NodeArgs,
+    ) -> Result<Self, Failure> {
         for (name, value) in [
             ("--fetch-deadline", node.fetch_deadline),
             ("--repair-interval", node.repair_interval),
@@ -56,7 +62,12 @@ impl Settings {
                 return Err(Failure::usage(format!("{name} is at least 100ms")));
             }
         }
-        Ok(Self { listen, node })
+        Ok(Self { listen, usual_port, node })
+    }
+
+    /// Whether to listen on the port of the last run, where that is free.
+    pub(crate) fn takes_usual_port(&self) -> bool {
+        self.usual_port
     }
 
     /// How often followed volumes are asked for news.
@@ -80,7 +91,7 @@ impl Settings {
             }
         }
         NetConfig {
-            listen: self.listen,
+            listen: self.listen.unwrap_or_else(|| NetConfig::default().listen),
             join,
             replicas: self.node.replicas,
             acks: NetConfig::default().acks.min(self.node.replicas),
@@ -92,6 +103,6 @@ impl Settings {
 
     /// Whether a socket of our family can send there.
     fn reaches(&self, address: &SocketAddr) -> bool {
-        self.listen.is_ipv6() || address.is_ipv4()
+        self.listen.is_some_and(|listen| listen.is_ipv6()) || address.is_ipv4()
     }
 }

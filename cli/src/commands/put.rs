@@ -39,7 +39,7 @@ struct Stored {
 
 pub(crate) async fn run(home: &Home, args: PutArgs, out: Output) -> anyhow::Result<Exit> {
     let mut into = args.volume.clone().into_bytes();
-    for name in names_of(args.to.as_deref().unwrap_or(Path::new("")))? {
+    for name in names_of(args.to.as_deref().unwrap_or_else(|| Path::new("")))? {
         into.push(b'/');
         into.extend_from_slice(name.as_bytes());
     }

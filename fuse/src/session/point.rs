@@ -35,7 +35,7 @@ impl Mounted {
 pub(super) fn prepare(dir: &Path) -> Result<PathBuf, MountError> {
     let dir = absolute(dir)?;
     for _ in 0..STALE_MAX {
-        let attributes = match fs::metadata(&dir) {
+        let attributes = match answering(&dir) {
             Ok(attributes) => attributes,
             Err(error) if is_stale(&error) => {
                 tracing::info!(dir = %dir.display(), "clearing the mount of a process that died");
@@ -63,6 +63,14 @@ pub(super) fn prepare(dir: &Path) -> Result<PathBuf, MountError> {
         return Ok(dir);
     }
     Err(MountError::Mounted { dir, filesystem: "dead mounts".into() })
+}
+
+/// What is at `dir`, by whoever serves it now. The attributes of a mount may be remembered by the
+/// kernel for a second after its process died; how full it is never is.
+fn answering(dir: &Path) -> io::Result<fs::Metadata> {
+    let attributes = fs::metadata(dir)?;
+    rustix::fs::statvfs(dir)?;
+    Ok(attributes)
 }
 
 /// What programs get from a FUSE mount whose process is gone.
