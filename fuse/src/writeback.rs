@@ -49,12 +49,27 @@ impl Budget {
         self.freed.notify_all();
     }
 
-    /// Waits until there is room for `bytes`; false where there was none within `wait_max`.
-    /// A write larger than the whole budget passes when nothing else waits.
-    pub(crate) fn wait_for_room(&self, bytes: u64, wait_max: Duration) -> bool {
+    /// Wakes writers that wait, so that they look whether waiting still makes sense.
+    pub(crate) fn nudge(&self) {
+        drop(self.lock());
+        self.freed.notify_all();
+    }
+
+    /// Waits until there is room for `bytes`; false where there was none within `wait_max`, or
+    /// where it is `hopeless` to wait. A write larger than the whole budget passes when nothing
+    /// else waits.
+    pub(crate) fn wait_for_room(
+        &self,
+        bytes: u64,
+        wait_max: Duration,
+        hopeless: impl Fn() -> bool,
+    ) -> bool {
         let deadline = Instant::now() + wait_max;
         let mut used = self.lock();
         while *used > 0 && *used + bytes > self.max {
+            if hopeless() {
+                return false;
+            }
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
             (used, _) = self.freed.wait_timeout(used, left).expect("no holder panics");
         }
@@ -74,6 +89,8 @@ pub(crate) struct Retry {
     pub(crate) at: Option<Instant>,
     /// What failed last; `None` once it worked.
     pub(crate) reason: Option<String>,
+    /// Whether it failed for want of space, which waiting does not mend.
+    pub(crate) is_full: bool,
 }
 
 impl Retry {
@@ -81,10 +98,11 @@ impl Retry {
         *self = Self::default();
     }
 
-    pub(crate) fn on_failure(&mut self, now: Instant, reason: String) {
+    pub(crate) fn on_failure(&mut self, now: Instant, reason: String, is_full: bool) {
         self.pause = (self.pause * 2).clamp(RETRY_FIRST, RETRY_MAX);
         self.at = Some(now + self.pause);
         self.reason = Some(reason);
+        self.is_full = is_full;
     }
 }
 
@@ -170,12 +188,16 @@ mod tests {
     #[test]
     fn a_full_budget_makes_writers_wait_until_room_or_deadline() {
         let budget = Arc::new(Budget::new(100));
-        assert!(budget.wait_for_room(1000, Duration::ZERO), "nothing waits: a large write passes");
+        assert!(
+            budget.wait_for_room(1000, Duration::ZERO, || false),
+            "nothing waits: a large write passes"
+        );
         budget.add(80);
-        assert!(!budget.wait_for_room(30, Duration::from_millis(1)));
+        assert!(!budget.wait_for_room(30, Duration::from_millis(1), || false));
+        assert!(!budget.wait_for_room(30, Duration::from_secs(3600), || true), "it gives up");
         let waiting = std::thread::spawn({
             let budget = Arc::clone(&budget);
-            move || budget.wait_for_room(30, Duration::from_secs(60))
+            move || budget.wait_for_room(30, Duration::from_secs(60), || false)
         });
         budget.release(50);
         assert!(waiting.join().unwrap());
@@ -184,10 +206,10 @@ mod tests {
     #[test]
     fn failures_back_off_and_success_forgets() {
         let (mut retry, now) = (Retry::default(), Instant::now());
-        retry.on_failure(now, "first".into());
+        retry.on_failure(now, "first".into(), false);
         assert_eq!(retry.at, Some(now + RETRY_FIRST));
         for _ in 0..20 {
-            retry.on_failure(now, "again".into());
+            retry.on_failure(now, "again".into(), true);
         }
         assert_eq!(retry.at, Some(now + RETRY_MAX));
         retry.on_success();

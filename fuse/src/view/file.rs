@@ -1,5 +1,7 @@
 //! Reading, writing and syncing files.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use xorfs_store::WriteError;
 use zeroize::Zeroizing;
@@ -8,7 +10,7 @@ use crate::error::FsError;
 use crate::view::apply::Action;
 use crate::view::inode::Body;
 use crate::view::operations::{FILE_BYTES_MAX, check_file};
-use crate::view::volume::{Capability, Volume};
+use crate::view::volume::{Capability, Surroundings, Volume};
 
 /// Bytes of one change. A larger write is several, so that no record of the journal and no
 /// buffer in memory grows past this.
@@ -150,13 +152,17 @@ impl Volume {
 
     /// Waits until `bytes` more may wait in memory.
     pub(super) fn wait_for_room(&self, bytes: u64) -> Result<(), FsError> {
-        let config = &self.around.config;
-        if self.around.budget.wait_for_room(bytes, std::time::Duration::ZERO) {
+        let Surroundings { config, budget, pacer, .. } = &*self.around;
+        let hopeless = || self.retry.lock().expect("no holder panics").is_full;
+        if budget.wait_for_room(bytes, Duration::ZERO, hopeless) {
             return Ok(());
         }
-        self.around.pacer.wake();
-        if self.around.budget.wait_for_room(bytes, config.write_wait_max) {
+        pacer.wake();
+        if budget.wait_for_room(bytes, config.write_wait_max, hopeless) {
             return Ok(());
+        }
+        if hopeless() {
+            return Err(FsError::NoSpace);
         }
         let reason = self.retry.lock().expect("no holder panics").reason.clone();
         match reason {

@@ -12,7 +12,7 @@ mod tree;
 use std::sync::Arc;
 use std::time::Instant;
 
-use xorfs_store::{Content, FileEdit, Head, Writer};
+use xorfs_store::{Content, FileEdit, Head, WriteError, Writer};
 
 use crate::error::FsError;
 use crate::view::inode::{Body, HeldXattrs, Inode};
@@ -40,10 +40,14 @@ impl Volume {
             Ok(_) => retry.on_success(),
             Err(error) => {
                 tracing::warn!(volume = %self.name, %error, "could not seal; the changes are kept");
-                retry.on_failure(Instant::now(), reason_of(error));
+                let is_full = matches!(error, FsError::Write(WriteError::Full { .. }));
+                retry.on_failure(Instant::now(), reason_of(error), is_full);
             }
         }
         drop(retry);
+        if outcome.is_err() {
+            self.around.budget.nudge();
+        }
         if let Ok(SealOutcome { head: Some(head), is_new: true }) = &outcome {
             (self.around.announce)(head.clone());
         }
