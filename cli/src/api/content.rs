@@ -136,7 +136,12 @@ fn write_parts(view: &View, file: InodeNo, mut parts: mpsc::Receiver<Part>) -> a
     loop {
         match parts.blocking_recv() {
             Some(Part::Bytes(bytes)) => {
-                view.write(file, offset, &bytes)?;
+                match view.write(file, offset, &bytes) {
+                    Err(FsError::NoSpace) => {
+                        return Err(FsError::NoSpace).context("the store is full");
+                    }
+                    written => written?,
+                }
                 offset += bytes.len() as u64;
             }
             Some(Part::End) => return Ok(()),
