@@ -286,23 +286,27 @@ impl Volume {
         let is_current = state.index == *index;
         if let Ok(inode) = state.inode_mut(ino) {
             inode.opens = inode.opens.saturating_sub(1);
-            inode.names_complete |= found.is_ok() && is_current;
+            inode.names_complete |= matches!(found, Ok(true)) && is_current;
         }
-        found.map(|()| vec![ino])
+        found.map(|_| vec![ino])
     }
 
-    fn walk_names(&self, ino: u64, index: &Content) -> Result<(), FsError> {
+    /// Looks every indexed name up; false where the table changed on the way.
+    fn walk_names(&self, ino: u64, index: &Content) -> Result<bool, FsError> {
         for name in self.around.reader.names_of(index, ino)? {
             let (start, path) = self.chain_to(index, name)?;
             // What was removed or moved since the index was sealed is not found this way, and
             // what took its place is another inode: both say that this is no name of it now.
             // Directories on the way stay in the table as long as something below them does.
             match self.run(|state| state.walk(start, &path)) {
-                Ok(_) | Err(FsError::Stale | FsError::NotDirectory) => {}
+                Ok(_) | Err(FsError::NotDirectory) => {}
+                // The directory it starts from was dropped just now, as any that is sealed and
+                // unused; the name may still be there.
+                Err(FsError::Stale) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The path of an indexed name, from the nearest directory above it that is in the table.

@@ -171,3 +171,57 @@ fn bad_arguments_are_refused() {
     }
     assert!(matches!(set(b"user.z", &[0; 65_536]), Err(FsError::NoSpace)));
 }
+
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+#[test]
+fn hard_links_stay_one_file_while_their_directories_come_and_go_from_memory() {
+    const DIRECTORIES: u32 = 4;
+    let view = open(&Arc::new(Memory::new()));
+    let chmod = |path: &str, mode: u32| {
+        let stat = find(&view, path).unwrap();
+        let change = SetAttr { mode: Some(mode), ..SetAttr::default() };
+        view.set_attr(stat.ino, &change).unwrap();
+        view.forget(stat.ino, 1);
+    };
+    let mode = |path: &str| {
+        let stat = find(&view, path).unwrap();
+        view.forget(stat.ino, 1);
+        stat.mode
+    };
+    let file = put(&view, "main/file", b"one");
+    for number in 0..DIRECTORIES {
+        let dir = make(&view, &format!("main/{number}"), Kind::Directory).ino;
+        view.link(file, dir, b"name").unwrap();
+        view.forget(file, 1);
+        view.forget(dir, 1);
+    }
+    view.forget(file, 1);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                view.seal().unwrap();
+            }
+        });
+        // Ends the other thread also where an assertion fails.
+        let _ends = Ends(&done);
+        for round in 0..1_000 {
+            // Sealed and unused, all leave memory; a changed directory is back until the other
+            // thread has sealed it.
+            view.seal().unwrap();
+            chmod(&format!("main/{}", round % DIRECTORIES), 0o700 + round % 8);
+            chmod(&format!("main/{}/name", (round + 1) % DIRECTORIES), round % 0o1000);
+            view.seal().unwrap();
+            for number in 0..DIRECTORIES {
+                assert_eq!(mode(&format!("main/{number}/name")), round % 0o1000, "in {round}");
+            }
+        }
+    });
+}
