@@ -33,13 +33,20 @@ Exit codes:
 pub(crate) struct Cli {
     /// Folder that holds this node's state [default: the platform's data folder, such as
     /// ~/.local/share/xorfs]
-    #[arg(long, global = true, env = "XORFS_HOME", value_name = "DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "XORFS_HOME",
+        value_name = "DIR",
+        hide_env_values = true,
+        display_order = 900
+    )]
     pub(crate) home: Option<PathBuf>,
     /// Print results as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 901)]
     pub(crate) json: bool,
     /// Say more on standard error; repeat for details
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 902)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -196,7 +203,7 @@ pub(crate) struct UnmountArgs {
 /// How safe data must be before a command returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Level {
-    /// Crash-safe on this disk
+    /// Crash-safe on this disk; a link names sealed content, so printing it seals right after
     Staged,
     /// Encrypted into blocks and named by the volume's newest root
     Sealed,

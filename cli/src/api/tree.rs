@@ -33,8 +33,14 @@ impl<'a> Held<'a> {
 
     /// Looks up a whole path.
     pub(crate) fn resolve(view: &'a View, path: &[u8]) -> anyhow::Result<Self> {
-        let stat = view.resolve(path).with_context(|| shown(path))?;
-        Ok(Self { view, stat })
+        match view.resolve(path) {
+            Ok(stat) => Ok(Self { view, stat }),
+            Err(FsError::NotFound) if !path.contains(&b'/') => {
+                let name = Name(path.to_vec());
+                Err(Failure::not_found(format!("there is no volume named {name}")).into())
+            }
+            Err(error) => Err(error).with_context(|| shown(path)),
+        }
     }
 
     /// The inode.

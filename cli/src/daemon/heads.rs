@@ -24,6 +24,9 @@ const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// Time between two looks at what is pending: announcing is that much behind the last block.
 const TICK: Duration = Duration::from_millis(100);
 
+/// The same where there is nothing to announce, or nobody to announce it to.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
 /// First and longest pause after a head was not acknowledged by enough nodes.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -73,7 +76,8 @@ impl Announcer {
     ) {
         let mut peers = BTreeSet::new();
         loop {
-            let pause = if self.pending() > 0 { TICK } else { Duration::from_secs(1) };
+            let busy = self.pending() > 0 && !peers.is_empty();
+            let pause = if busy { TICK } else { IDLE_TICK };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.wake.notified() => {}
