@@ -39,8 +39,8 @@ impl Progress {
             },
         );
         let style = ProgressStyle::with_template(
-            "{prefix:>9} [{wide_bar}] {bytes}/{total_bytes}  {binary_bytes_per_sec}  \
-             {left} left  {wide_msg}",
+            "{prefix} [{bar:30}] {bytes}/{total_bytes}  {binary_bytes_per_sec}  \
+             {left} left  {msg}",
         )
         .expect("the template is ours")
         .with_key("left", |state: &ProgressState, text: &mut dyn std::fmt::Write| {

@@ -24,6 +24,9 @@ use crate::home::Home;
 /// replayed first.
 const START_MAX: Duration = Duration::from_secs(120);
 
+/// A log of earlier nodes beyond this many bytes is started anew.
+const LOG_BYTES_MAX: u64 = 8 << 20;
+
 /// Time between two looks at it.
 const START_POLL: Duration = Duration::from_millis(20);
 
@@ -113,7 +116,11 @@ async fn start_in_background(home: &Home, dir: &Path, args: &MountArgs) -> anyho
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("could not open the log {}", path.display()))?;
-    let before = log.metadata()?.len();
+    let mut before = log.metadata()?.len();
+    if before > LOG_BYTES_MAX {
+        log.set_len(0)?;
+        before = 0;
+    }
     let mut command = daemon_command(home, dir, args)?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir("/");
     // SAFETY: setsid is async-signal-safe and touches nothing of the parent.
