@@ -9,3 +9,4 @@ mod mount;
 mod network;
 mod privacy;
 mod tidy;
+mod volume;
