@@ -23,6 +23,7 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use xorfs_fuse::{MountOptions, Owner, View, ViewConfig};
 use xorfs_net::{Identity, NetConfig, Network, Replicated, StartError};
 use xorfs_store::{Head, Inventory, Ledger, Link, Local, ReadError, Table, VolumeId};
@@ -56,6 +57,7 @@ pub(crate) struct Daemon {
     announcer: Arc<Announcer>,
     mounts: Arc<Mounts>,
     tasks: TaskTracker,
+    uploads: TaskTracker,
     stop: CancellationToken,
     stop_api: CancellationToken,
     socket: SocketPath,
@@ -100,6 +102,7 @@ impl Daemon {
             announcer,
             mounts: Arc::new(Mounts::default()),
             tasks: TaskTracker::new(),
+            uploads: TaskTracker::new(),
             stop: CancellationToken::new(),
             stop_api: CancellationToken::new(),
             socket,
@@ -145,6 +148,10 @@ impl Daemon {
     /// Leaves: afterwards the home can be opened by the next node.
     pub(crate) async fn stop(self: Arc<Self>) -> anyhow::Result<()> {
         self.stop_api.cancel();
+        self.uploads.close();
+        if tokio::time::timeout(HAND_OVER_MAX, self.uploads.wait()).await.is_err() {
+            tracing::warn!("left while files were still being written");
+        }
         let (mounts, view) = (Arc::clone(&self.mounts), Arc::clone(&self.view));
         let shut = tokio::task::spawn_blocking(move || {
             mounts.unmount_all();
@@ -176,6 +183,16 @@ impl Daemon {
     /// The filesystem.
     pub(crate) fn view(&self) -> &View {
         &self.view
+    }
+
+    /// Cancelled when the node begins to leave.
+    pub(crate) fn leaving(&self) -> CancellationToken {
+        self.stop_api.clone()
+    }
+
+    /// Counts an upload until dropped; a node that leaves lets it clean up behind itself.
+    pub(crate) fn upload(&self) -> TaskTrackerToken {
+        self.uploads.token()
     }
 
     /// Tells the publisher that there is something new.

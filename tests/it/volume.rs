@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use xorfs_tests::cluster::{Cluster, NODE_DEADLINE, wait_until};
+use xorfs_tests::cluster::{Cluster, NODE_DEADLINE, Node, wait_until};
+use xorfs_tests::files::write_file;
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are text")
@@ -93,4 +94,32 @@ fn hard_links_stay_one_file() {
     let rows: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
     let counts: Vec<_> = rows.as_array().expect("rows").iter().map(|row| &row["nlink"]).collect();
     assert_eq!(counts, [2, 2]);
+}
+
+#[test]
+fn an_interrupted_put_leaves_nothing() {
+    let mut cluster = Cluster::start(1);
+    let source = cluster.dir().join("long.bin");
+    write_file(&source, 98, 256 << 20).expect("writes");
+    let node = &mut cluster.nodes[0];
+    let begin = |node: &Node| {
+        let mut command = node.command(&["put", text(&source), "--wait", "sealed"]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        let begun = || !node.xorfs(&["ls", "main:/"]).ok().text().is_empty();
+        wait_until("the put begins", NODE_DEADLINE, begun);
+        child
+    };
+    // Nothing half-written: either it was faster than us and is whole, or there is no trace.
+    let clean = |node: &Node| {
+        let listed = node.xorfs(&["ls", "main:/"]).ok();
+        matches!(listed.text(), "" | "long.bin")
+    };
+    let mut client = begin(node);
+    client.kill().expect("a child can be killed");
+    client.wait().expect("a killed child ends");
+    wait_until("the put's remains go", NODE_DEADLINE, || clean(node));
+    let mut client = begin(node);
+    assert!(node.terminate().success());
+    client.wait().expect("a put without its node ends");
+    assert!(clean(node), "{}", node.xorfs(&["ls", "main:/"]).text());
 }

@@ -71,11 +71,19 @@ pub(crate) async fn write_file(
     body: Body,
 ) -> Result<Json<EntryRow>, ApiError> {
     let (sender, receiver) = mpsc::channel(QUEUE_PARTS);
+    let leaving = daemon.leaving();
+    let upload = daemon.upload();
     let writing = tokio::spawn(blocking(move || {
         let path = query.required("path")?;
-        receive(daemon.view(), path, &query.attributes()?, receiver).with_context(|| shown(path))
+        let written = receive(daemon.view(), path, &query.attributes()?, receiver);
+        drop(upload);
+        written.with_context(|| shown(path))
     }));
-    forward(body, sender).await;
+    tokio::select! {
+        () = forward(body, sender) => {}
+        // The sender goes, so the upload is cut short and cleans up behind itself.
+        () = leaving.cancelled() => {}
+    }
     Ok(Json(writing.await.context("a request was cut short")??))
 }
 
