@@ -7,7 +7,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::session::MountError;
-use crate::session::attach::KIND;
 use crate::session::detach::detach;
 
 /// Mounts lying dead on top of one another that are cleared before giving up.
@@ -52,14 +51,6 @@ pub(super) fn prepare(dir: &Path) -> Result<PathBuf, MountError> {
             return Err(MountError::NotDirectory { dir });
         }
         if let Some(mounted) = mounted_at(&dir).pop() {
-            // The kernel may still answer from what it remembers of a process that just died;
-            // the free space it always asks for.
-            let asked = rustix::fs::statvfs(&dir).map_err(io::Error::from);
-            if mounted.kind == KIND && asked.is_err_and(|error| is_stale(&error)) {
-                tracing::info!(dir = %dir.display(), "clearing the mount of a process that died");
-                detach(&dir)?;
-                continue;
-            }
             return Err(MountError::Mounted { dir, filesystem: mounted.filesystem() });
         }
         let mut names = match fs::read_dir(&dir) {
