@@ -77,10 +77,11 @@ impl Daemon {
             tokio::task::spawn_blocking(move || open_home(&home, config)).await??
         };
         let config = settings.network().await;
+        let replicas = config.replicas;
         let expects_peers = !config.join.is_empty() || !local.scan(Table::Peers, b"")?.is_empty();
         let network = start_network(home, settings, config, identity, &local).await?;
         let announcer = Arc::new(Announcer::default());
-        let view = make_view(&local, &network, &announcer);
+        let view = make_view(&local, &network, &announcer, replicas);
         {
             let (view, volumes) = (Arc::clone(&view), Arc::clone(&volumes));
             tokio::task::spawn_blocking(move || volumes.show_all(&view)).await??;
@@ -291,8 +292,14 @@ async fn start_network(
     Ok(started)
 }
 
-fn make_view(local: &Arc<Local>, network: &Network, announcer: &Arc<Announcer>) -> Arc<View> {
+fn make_view(
+    local: &Arc<Local>,
+    network: &Network,
+    announcer: &Arc<Announcer>,
+    replicas: u8,
+) -> Arc<View> {
     let config = ViewConfig {
+        replicas,
         replica_target: {
             let network = network.clone();
             Arc::new(move || network.replica_target())

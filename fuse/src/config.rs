@@ -36,7 +36,9 @@ pub struct ViewConfig {
     pub links_max: usize,
     /// How long a live link's head is trusted before it is asked for again.
     pub link_head_age_max: Duration,
-    /// Copies that make a block `replicated`.
+    /// R: how many copies of a block there should be.
+    pub replicas: u8,
+    /// Copies that make a block `replicated`: R, or one on every node where there are fewer.
     pub replica_target: Arc<dyn Fn() -> u8 + Send + Sync>,
     /// Who owns the mount's own directories and the root of a new volume.
     pub owner: Owner,
@@ -57,6 +59,7 @@ impl Default for ViewConfig {
             cache_bytes: 64 << 20,
             links_max: 1024,
             link_head_age_max: Duration::from_secs(2),
+            replicas: 5,
             replica_target: Arc::new(|| 5),
             owner: Owner::default(),
             heads: Arc::new(|_| Ok(None)),

@@ -52,12 +52,12 @@ impl Volume {
             Some(b"id") => self.content_id(ino)?,
             Some(b"state") => self.safety(ino)?.to_string(),
             Some(b"replicas") => {
-                let target = (self.around.config.replica_target)();
+                let wanted = self.around.config.replicas;
                 let lowest = match self.unsealed_change(ino)? {
-                    0 => self.lowest_copies(ino)?.unwrap_or(target),
+                    0 => self.lowest_copies(ino)?.unwrap_or(wanted),
                     _ => 0,
                 };
-                format!("{lowest}/{target}")
+                format!("{lowest}/{wanted}")
             }
             _ => return Err(FsError::NoXattr),
         };
