@@ -2,8 +2,8 @@
 //!
 //! Everything a node keeps is below this folder: `store/` (the database), `identity` (the node's
 //! key), `keyring` (the volumes and what opens them), `lock` (who runs), `port` (where the daemon
-//! listened last), `api.sock` (the daemon's local API), `command.sock` (the same API of a command that runs a node of its own) and
-//! `daemon.log`. The folder is made with mode 0700 on first use, so that no `init` is needed.
+//! listened last), `api.sock` (the daemon's local API), `command.sock` (the same API of a command
+//! that runs a node of its own) and `daemon.log`. The folder is made with mode 0700 on first use, so that no `init` is needed.
 //! Nothing here opens those files; that is the daemon's.
 
 use std::fs::{self, DirBuilder};
