@@ -424,3 +424,20 @@ fn a_liar_leaves_the_table() {
     world.run_for(Duration::from_secs(60));
     assert_eq!(world.places[0].node.table().len(), 3);
 }
+
+#[test]
+fn a_node_that_lost_everybody_settles_nothing() {
+    let mut world = World::grown(8, 30);
+    let block = Block::new(Bytes::from_static(b"a block that nobody took")).unwrap();
+    world.places[0].store.put(&block, Class::Pinned).unwrap();
+    for place in &mut world.places[1..] {
+        place.alive = false;
+    }
+    // The first finds that nobody answers, the last that nobody is known.
+    for _ in 0..10 {
+        let placed = world.spread(0, vec![block.id()])[0];
+        assert!(!placed.settled && placed.copies <= 1, "{placed:?}");
+        world.run_for(Duration::from_secs(20));
+    }
+    assert_eq!(world.places[0].node.table().len(), 0);
+}

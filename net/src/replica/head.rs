@@ -96,7 +96,9 @@ impl HeadSpread {
 
 impl Stage {
     fn storing(own: NodeId, key: &Key, known: Vec<Peer>, replicas: usize) -> Self {
-        let plan = Plan::new(own, rank(key, own, ids(&known)), replicas);
+        let ranked = rank(key, own, ids(&known));
+        let target = replicas.min(ranked.len());
+        let plan = Plan::new(own, ranked, target);
         let peers = known.into_iter().map(|peer| (peer.id, peer)).collect();
         Self::Storing { plan, peers }
     }

@@ -37,9 +37,9 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// `ranked` is what `rank` gave; this node holds the thing itself. It counts as one of the
-    /// `replicas` where its place in the ranking says so.
-    pub(crate) fn new(own: NodeId, ranked: Vec<NodeId>, replicas: usize) -> Self {
-        let target = replicas.min(ranked.len());
+    /// `target` nodes that should where its place in the ranking says so. Where fewer are ranked
+    /// than should hold it, the plan finishes short of its target.
+    pub(crate) fn new(own: NodeId, ranked: Vec<NodeId>, target: usize) -> Self {
         Self { own, ranked, next: 0, waiting: BTreeSet::new(), holders: 0, coming: 0, target }
     }
 
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn alone_there_is_nothing_to_do() {
-        let mut plan = Plan::new(node(0), rank(&Key::from(node(1)), node(0), []), 5);
+        let mut plan = Plan::new(node(0), rank(&Key::from(node(1)), node(0), []), 1);
         assert_eq!(plan.poll_node(), None);
         assert!(plan.is_finished());
         assert_eq!((plan.holders(), plan.target()), (1, 1));

@@ -36,6 +36,10 @@ pub(crate) struct Placed {
 pub(crate) struct Spread {
     own: NodeId,
     replicas: usize,
+    /// Nodes that should hold a block where too few answered to tell: all that were believed to
+    /// live at the start, and at least one beside this one. A node whose network has just gone
+    /// finds nobody, and must not take its own copy for enough.
+    nodes_min: usize,
     unplaced: VecDeque<BlockId>,
     searches: BTreeMap<Key, (BlockId, Search)>,
     plans: BTreeMap<BlockId, Plan>,
@@ -56,6 +60,7 @@ impl Spread {
         let mut spread = Self {
             own,
             replicas,
+            nodes_min: (table.len() + 1).max(2),
             unplaced: VecDeque::new(),
             searches: BTreeMap::new(),
             plans: BTreeMap::new(),
@@ -200,7 +205,8 @@ impl Spread {
 
     fn place(&mut self, id: BlockId, close: Vec<Peer>) {
         let ranked = rank(&Key::from(id), self.own, ids(&close));
-        self.plans.insert(id, Plan::new(self.own, ranked, self.replicas));
+        let target = self.replicas.min(ranked.len().max(self.nodes_min));
+        self.plans.insert(id, Plan::new(self.own, ranked, target));
         for peer in close {
             self.peers.entry(peer.id).or_insert(peer);
         }
