@@ -46,9 +46,9 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Number of connected peers.
+    /// Number of connected peers; those that are only being dialled do not count.
     pub(super) fn count(&self) -> usize {
-        self.lock().len()
+        connected(&self.lock())
     }
 
     /// The connection to use for a peer, if there is one.
@@ -58,18 +58,23 @@ impl Links {
         connections.into_iter().find(|open| open.close_reason().is_none()).cloned()
     }
 
-    fn gate(&self, id: NodeId) -> DialGate {
-        Arc::clone(&self.lock().entry(id).or_default().gate)
+    fn dial(&self, id: NodeId) -> Dial<'_> {
+        let gate = Arc::clone(&self.lock().entry(id).or_default().gate);
+        Dial { links: self, id, gate }
     }
 
     fn add(&self, id: NodeId, connection: Connection) -> bool {
         let mut links = self.lock();
-        if links.len() >= CONNECTIONS_MAX && !links.contains_key(&id) {
+        let known = links.get(&id).is_some_and(|link| !link.connections.is_empty());
+        if !known && connected(&links) >= CONNECTIONS_MAX {
             return false;
         }
         let connections = &mut links.entry(id).or_default().connections;
         connections.insert(0, connection);
-        connections.truncate(PER_PEER_MAX);
+        // Without this one peer could hold any number open under the same name.
+        for surplus in connections.drain(PER_PEER_MAX.min(connections.len())..) {
+            surplus.close(VarInt::from_u32(CODE_BUSY), b"too many connections");
+        }
         true
     }
 
@@ -86,15 +91,31 @@ impl Links {
         last
     }
 
-    fn forget_idle(&self, id: &NodeId) {
-        let mut links = self.lock();
-        if links.get(id).is_some_and(|link| link.connections.is_empty()) {
-            links.remove(id);
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Link>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn connected(links: &HashMap<NodeId, Link>) -> usize {
+    links.values().filter(|link| !link.connections.is_empty()).count()
+}
+
+/// A dial under way. However it ends, also where its request is given up meanwhile, the link of
+/// a peer that nothing connects to is forgotten: the links would grow by every dead peer.
+struct Dial<'a> {
+    links: &'a Links,
+    id: NodeId,
+    gate: DialGate,
+}
+
+impl Drop for Dial<'_> {
+    fn drop(&mut self) {
+        let mut links = self.links.lock();
+        drop(std::mem::take(&mut self.gate));
+        let idle = |link: &Link| link.connections.is_empty() && Arc::strong_count(&link.gate) == 1;
+        if links.get(&self.id).is_some_and(idle) {
+            links.remove(&self.id);
+        }
     }
 }
 
@@ -134,8 +155,8 @@ impl Shared {
         if let Some(open) = self.links.live(&to.id) {
             return Ok(open);
         }
-        let gate = self.links.gate(to.id);
-        let mut failed_at = gate.lock().await;
+        let dial = self.links.dial(to.id);
+        let mut failed_at = dial.gate.lock().await;
         if let Some(open) = self.links.live(&to.id) {
             return Ok(open);
         }
@@ -156,8 +177,6 @@ impl Shared {
             }
         }
         *failed_at = Some(clock());
-        drop(failed_at);
-        self.links.forget_idle(&to.id);
         Err(CallError::Unreachable)
     }
 
@@ -336,4 +355,21 @@ fn proven_peer(id: NodeId, connection: &Connection) -> Peer {
     let mut address = connection.remote_address();
     address.set_ip(address.ip().to_canonical());
     Peer { id, addresses: vec![address] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dials_leave_nothing_behind_and_do_not_count() {
+        let (links, id) = (Links::default(), NodeId::from_bytes([1; 32]));
+        let (first, second) = (links.dial(id), links.dial(id));
+        assert!(Arc::ptr_eq(&first.gate, &second.gate), "one dials at a time");
+        assert_eq!(links.count(), 0);
+        drop(first);
+        assert!(Arc::ptr_eq(&links.dial(id).gate, &second.gate));
+        drop(second);
+        assert!(links.lock().is_empty());
+    }
 }
