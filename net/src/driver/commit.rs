@@ -77,11 +77,12 @@ impl Expected {
     /// Whether `sender` is the one to send a block that is not here yet.
     pub(super) fn may_send(&self, id: BlockId, sender: NodeId, now: Instant) -> bool {
         let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((other, until)) = senders.get(&id)
-            && *other != sender
+        if let Some((holder, until)) = senders.get(&id)
             && *until > now
         {
-            return false;
+            // Asking again does not lengthen a turn: a peer that never sends must not keep a
+            // block from everybody else for ever.
+            return *holder == sender;
         }
         if senders.len() >= EXPECTED_MAX {
             senders.retain(|_, (_, until)| *until > now);
@@ -116,5 +117,25 @@ impl Sending {
             blocks.pop_front();
         }
         blocks.push_back(block);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::clock;
+
+    #[test]
+    fn asking_again_does_not_lengthen_a_turn() {
+        let (id, now, patience) = (BlockId::of(b"a block"), clock(), Duration::from_secs(20));
+        let (first, second) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let expected = Expected::new(patience);
+        assert!(expected.may_send(id, first, now));
+        assert!(expected.may_send(id, first, now + patience / 2));
+        assert!(!expected.may_send(id, second, now + patience / 2));
+        assert!(expected.may_send(id, second, now + patience));
+        assert!(!expected.may_send(id, first, now + patience));
+        expected.forget(&id);
+        assert!(expected.may_send(id, first, now + patience));
     }
 }
