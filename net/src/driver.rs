@@ -228,6 +228,7 @@ impl Network {
         }
         self.shared.tasks.stop().await;
         self.shared.stop_engine();
+        self.shared.fetches.abandon();
         self.shared.endpoint.close(VarInt::from_u32(endpoint::CODE_LEAVING), b"leaving");
         let idle = self.shared.endpoint.wait_idle();
         let _ = tokio::time::timeout(GOODBYE_WAIT, idle).await;

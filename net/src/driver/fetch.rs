@@ -87,6 +87,12 @@ impl Fetches {
         }
     }
 
+    /// Lets everybody who waits for a block know that it will not come. Called once the tasks
+    /// have ended, which would have told them.
+    pub(super) fn abandon(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<BlockId, Flight>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
