@@ -145,8 +145,14 @@ impl Volumes {
         let mut changed = keyring.clone();
         changed.add(name, access.clone())?;
         changed.save(&self.home.keyring())?;
+        if let Err(error) = view.add_volume(name, &access) {
+            // Nothing was written to it. Left in the keyring it would keep the next node, which
+            // opens every volume, from starting.
+            keyring.save(&self.home.keyring())?;
+            return Err(error.into());
+        }
         *keyring = changed;
-        Ok(view.add_volume(name, &access)?)
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Keyring> {

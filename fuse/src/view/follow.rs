@@ -2,9 +2,10 @@
 //!
 //! What was seen stays usable: inodes keep their numbers, those that the new tree still has are
 //! brought up to date, and those that it has not stay as they were until the last reference goes.
-//! Only directories that differ are read.
+//! Only directories that differ are read. Where the network fails on the way, the rest of what was
+//! seen is let go of instead, and read anew when somebody asks for it.
 
-use xorfs_store::{Batch, Content, Entry, Head, Table};
+use xorfs_store::{Batch, Content, Entry, Head, Table, stored_head};
 
 use crate::error::FsError;
 use crate::view::inode::ROOT;
@@ -21,12 +22,14 @@ impl Volume {
             return Ok(Vec::new());
         }
         let root = self.around.reader.root(head, key)?;
+        // First, because what fails after the head was set is not tried again.
+        self.remember(head)?;
         {
             let mut state = self.lock();
             state.head = Some(head.clone());
             state.index = root.names;
         }
-        self.remember(head)?;
+        let mut reads = true;
         let mut changed = vec![InodeNo::new(self.slot, ROOT)];
         let mut waiting = vec![(ROOT, root.directory)];
         while let Some((ino, entry)) = waiting.pop() {
@@ -34,10 +37,18 @@ impl Volume {
             changed.push(InodeNo::new(self.slot, ino));
             let Some(base) = self.base_of(ino) else { continue };
             for (name, child) in known {
-                let new = self.find_again(ino, &base, &name, child)?;
+                let new = if reads { self.find_again(ino, &base, &name, child) } else { Ok(None) };
+                let new = new.unwrap_or_else(|error| {
+                    tracing::warn!(volume = %head.volume(), %error, "a new head is read in part");
+                    reads = false;
+                    None
+                });
                 match new {
                     Some(new) => waiting.push((child, new)),
-                    None => changed.push(InodeNo::new(self.slot, child)),
+                    None => {
+                        changed.push(InodeNo::new(self.slot, child));
+                        self.lock().release(child);
+                    }
                 }
             }
         }
@@ -57,11 +68,9 @@ impl Volume {
             None => None,
         };
         let new = new.filter(|entry| entry.attr.ino == child);
-        let mut state = self.lock();
-        match &new {
+        if new.is_some() {
             // Brought up to date by the caller, which has to see the difference first.
-            Some(_) => state.attach(directory, name, child),
-            None => state.release(child),
+            self.lock().attach(directory, name, child);
         }
         Ok(new)
     }
@@ -72,8 +81,14 @@ impl Volume {
 
     /// Keeps the head, so that the volume opens without the network next time.
     fn remember(&self, head: &Head) -> Result<(), FsError> {
+        let ledger = &*self.around.ledger;
+        let held = stored_head(ledger, head.volume()).unwrap_or_default();
+        if held.is_some_and(|held| !head.supersedes(&held)) {
+            // Another node stored this one here already, or a newer one.
+            return Ok(());
+        }
         let mut batch = Batch::new();
         batch.put(Table::Heads, head.volume().as_bytes().to_vec(), head.encoded().clone());
-        Ok(self.around.ledger.commit(batch)?)
+        Ok(ledger.commit(batch)?)
     }
 }

@@ -81,8 +81,18 @@ impl Volume {
         access: &Access,
     ) -> Result<Self, FsError> {
         let head = stored_head(&*around.ledger, access.volume())?;
-        let read_only = matches!(access, Access::Reader(..));
-        let state = base_state(&around, head, &access.read_key(), read_only)?;
+        let key = access.read_key();
+        let state = match access {
+            Access::Owner(_) => base_state(&around, head, &key, false)?,
+            Access::Reader(id, _) => {
+                base_state(&around, head, &key, true).or_else(|error| {
+                    // Others write it, and may be away or write nonsense. That must not keep our
+                    // own volumes shut; the next look at its head opens it.
+                    tracing::warn!(volume = %id, %error, "a followed volume does not open yet");
+                    base_state(&around, None, &key, true)
+                })?
+            }
+        };
         let (capability, records) = match access {
             Access::Reader(id, key) => (Capability::Read { id: *id, key: key.clone() }, Vec::new()),
             Access::Owner(secret) => {

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use xorfs_store::{Access, BlockStore, Head, Inventory, Ledger, Link, Memory, ReadError};
+use xorfs_store::{
+    Access, Batch, BlockStore, Class, Head, Inventory, Ledger, Link, Memory, ReadError, Table,
+};
 
 use super::{OWNER, find, make, open, put, quiet, secret, text};
 use crate::config::{HeadSource, ViewConfig};
@@ -96,6 +98,34 @@ fn a_followed_volume_opens_without_the_network_next_time() {
     };
     open().set_head(&head).unwrap();
     assert_eq!(text(&open(), "theirs/file"), b"text");
+}
+
+#[test]
+fn a_followed_volume_that_does_not_open_is_empty_until_it_does() {
+    let store = Arc::new(Memory::new());
+    let writer = open(&store);
+    put(&writer, "main/file", b"text");
+    let head = seal(&writer);
+    let (blocks, own) = (Arc::new(Memory::new()), Arc::new(Memory::new()));
+    let view = View::new(
+        quiet(),
+        Arc::clone(&blocks) as Arc<dyn BlockStore>,
+        Arc::clone(&own) as Arc<dyn Inventory>,
+        Arc::clone(&own) as Arc<dyn Ledger>,
+        Arc::new(|_: Head| {}),
+    );
+    let mut batch = Batch::new();
+    batch.put(Table::Heads, *head.volume().as_bytes(), head.encoded().clone());
+    own.commit(batch).unwrap();
+    view.add_volume("theirs", &reader()).unwrap();
+    let top = find(&view, "theirs").unwrap().ino;
+    assert!(view.list(top).unwrap().is_empty());
+    assert!(view.set_head(&head).is_err(), "its blocks are still away");
+    for id in store.ids(None, 1_000).unwrap() {
+        blocks.put(&store.get(&id).unwrap(), Class::Cached).unwrap();
+    }
+    assert!(view.set_head(&head).unwrap());
+    assert_eq!(text(&view, "theirs/file"), b"text");
 }
 
 #[test]
