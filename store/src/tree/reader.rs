@@ -6,7 +6,7 @@
 //! the copy it would save.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::tree::entry::{
 };
 use crate::tree::head::Head;
 use crate::tree::map::{self, Extent};
-use crate::tree::shard::{Child, Item, Record, Shard, hash_of, slot_of};
+use crate::tree::shard::{Child, DEPTH_MAX, Item, Record, Shard, hash_of, slot_of};
 use crate::tree::volume::ReadKey;
 
 /// Memory that an opened metadata node takes beside its plaintext, at the most, as a multiple.
@@ -149,7 +149,9 @@ impl Reader {
         match &entry.node {
             Node::File(content) => {
                 if let Some(root) = &content.root {
-                    self.file_blocks(root, content.height, content.size, &mut ids)?;
+                    let mut seen = HashSet::new();
+                    self.file_blocks(root, content.height, content.size, &mut seen)?;
+                    ids.extend(seen.into_iter().map(|(id, _)| id));
                 }
             }
             Node::Directory(content) => {
@@ -223,13 +225,13 @@ impl Reader {
         piece: &BlockRef,
         height: u8,
         length: u64,
-        ids: &mut Vec<BlockId>,
+        seen: &mut HashSet<NodeKey>,
     ) -> Result<(), ReadError> {
-        ids.push(piece.id);
-        if height > 0 {
+        // Each once: a few maps that name one another many times stand for more than can be read.
+        if seen.insert((piece.id, piece.offset)) && height > 0 {
             for extent in self.map_node(piece, height, length)?.iter() {
                 if let Some(below) = &extent.piece {
-                    self.file_blocks(below, height - 1, extent.length, ids)?;
+                    self.file_blocks(below, height - 1, extent.length, seen)?;
                 }
             }
         }
@@ -241,13 +243,7 @@ impl Reader {
         piece: &BlockRef,
         ids: &mut Vec<BlockId>,
     ) -> Result<(), ReadError> {
-        ids.push(piece.id);
-        if let Shard::Branch(children) = &*self.shard::<R>(piece)? {
-            for child in children {
-                self.shard_blocks::<R>(&child.piece, ids)?;
-            }
-        }
-        Ok(())
+        self.walk::<R>(piece, 0, &mut None, &mut |node, _| ids.push(node.id))
     }
 
     fn find<R: Record + Send + Sync + 'static>(
@@ -274,7 +270,7 @@ impl Reader {
                     }
                 }
             }
-            if depth + 1 > crate::tree::shard::DEPTH_MAX {
+            if depth + 1 > DEPTH_MAX {
                 break;
             }
         }
@@ -287,12 +283,48 @@ impl Reader {
         piece: &BlockRef,
         visit: &mut dyn FnMut(&Item<R>),
     ) -> Result<(), ReadError> {
-        match &*self.shard::<R>(piece)? {
-            Shard::Leaf(items) => items.iter().for_each(visit),
+        self.walk(piece, 0, &mut None, &mut |_, shard| {
+            if let Shard::Leaf(items) = shard {
+                items.iter().for_each(&mut *visit);
+            }
+        })
+    }
+
+    /// Calls `visit` with every node of a map, a branch before what is below it.
+    ///
+    /// A tree from a stranger may be deeper than any stack, or name one node so often that it
+    /// never ends. Nodes end at a level, and keys ascend from leaf to leaf, so neither is read.
+    fn walk<R: Record + Send + Sync + 'static>(
+        &self,
+        piece: &BlockRef,
+        depth: u32,
+        last: &mut Option<(u64, Vec<u8>)>,
+        visit: &mut dyn FnMut(&BlockRef, &Shard<R>),
+    ) -> Result<(), ReadError> {
+        let shard = self.shard::<R>(piece)?;
+        match &*shard {
+            Shard::Leaf(items) => match (items.first(), items.last()) {
+                (Some(first), Some(end)) => {
+                    let follows = |(hash, key): &(u64, Vec<u8>)| {
+                        (*hash, key.as_slice()) < (first.hash, first.key.as_slice())
+                    };
+                    if !last.as_ref().is_none_or(follows) {
+                        return Err(corrupt(piece.id, "a leaf out of order"));
+                    }
+                    *last = Some((end.hash, end.key.clone()));
+                    visit(piece, &shard);
+                }
+                _ if depth > 0 => return Err(corrupt(piece.id, "a leaf without entries")),
+                _ => visit(piece, &shard),
+            },
             Shard::Branch(children) => {
+                if depth >= DEPTH_MAX || children.is_empty() {
+                    return Err(corrupt(piece.id, "a branch where none can be"));
+                }
+                visit(piece, &shard);
                 self.prefetch_children(children);
                 for child in children {
-                    self.collect(&child.piece, visit)?;
+                    self.walk(&child.piece, depth + 1, last, visit)?;
                 }
             }
         }

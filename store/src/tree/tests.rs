@@ -7,9 +7,12 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::contract::{BlockStore, Inventory};
+use crate::seal::{BlockRef, Kind};
 use crate::tree::edit::FileEdit;
 use crate::tree::entry::{Attr, Content, Entry, NameOf, Node, VolumeRoot, Xattrs};
+use crate::tree::pack::Packer;
 use crate::tree::reader::Reader;
+use crate::tree::shard::{Child, Shard};
 use crate::tree::volume::VolumeSecret;
 use crate::tree::writer::Writer;
 use crate::{BLOCK_BYTES_MAX, Memory, ReadError};
@@ -315,4 +318,40 @@ fn a_missing_block_is_named_and_listed() {
         Err(ReadError::Missing { id }) => assert_eq!(id, lost),
         other => panic!("{other:?}"),
     }
+}
+
+/// Pieces that no writer makes, as a stranger's tree may have them.
+fn branch(volume: &Volume, children: &[(u8, &BlockRef)]) -> BlockRef {
+    let packer = Packer::new(Arc::clone(&volume.blocks) as _, volume.secret.convergence_secret());
+    let children = children.iter().map(|(slot, piece)| Child {
+        slot: *slot,
+        count: 1,
+        piece: (*piece).clone(),
+    });
+    let shard = Shard::<Entry>::Branch(children.collect());
+    packer.alone(Kind::Directory, &shard.encode()).unwrap()
+}
+
+#[test]
+fn endless_directories_are_refused() {
+    let volume = Volume::new();
+    let leaf = volume.change(&Content::default(), vec![(b"name".to_vec(), Some(entry(2)))]);
+    let leaf = leaf.root.unwrap();
+    let corrupt = |root: BlockRef| {
+        let content = Content { size: 1, height: 0, root: Some(root) };
+        let node = Node::Directory(content.clone());
+        let listed = volume.reader.list(&content);
+        let blocks = volume.reader.blocks_of(&Entry { node, ..entry(2) });
+        matches!(listed, Err(ReadError::Corrupt { .. }))
+            && matches!(blocks, Err(ReadError::Corrupt { .. }))
+    };
+    // 16 levels of 16 names for the same node below: more than can ever be listed.
+    let wide = (0..16).fold(leaf.clone(), |below, _| {
+        branch(&volume, &std::array::from_fn::<_, 16, _>(|slot| (slot as u8, &below)))
+    });
+    assert!(corrupt(wide));
+    // Deeper than the stack of any thread.
+    let deep = (0..20_000).fold(leaf.clone(), |below, _| branch(&volume, &[(0, &below)]));
+    assert!(corrupt(deep));
+    assert!(corrupt(branch(&volume, &[])));
 }
