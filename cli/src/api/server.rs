@@ -52,7 +52,8 @@ impl IntoResponse for ApiError {
             Exit::Done | Exit::Failed | Exit::Corrupt => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let message = format!("{:#}", self.0);
-        tracing::debug!(?kind, message, "request failed");
+        // Its text may hold a link, which opens what it names.
+        tracing::debug!(?kind, "request failed");
         (status, Json(ErrorBody { kind, message })).into_response()
     }
 }
