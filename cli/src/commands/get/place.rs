@@ -3,7 +3,7 @@
 //! The partial carries what it is a part of in an extended attribute; where that differs, or the
 //! disk keeps no attributes, the partial is started anew. Invariant: the destination is never
 //! touched before everything has arrived, and without `--force` never replaced, however late it
-//! appears.
+//! appears; with it a file replaces no directory, and a directory no file.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -53,6 +53,11 @@ impl Place {
     /// Makes the partial ready for `entry`: keeps one of the same source, removes any other.
     pub(crate) fn prepare(&self, path: &[u8], entry: &EntryRow) -> anyhow::Result<()> {
         let shown = || self.partial.display().to_string();
+        if let Ok(found) = fs::symlink_metadata(&self.dest)
+            && found.is_dir() != (entry.kind == EntryKind::Directory)
+        {
+            return Err(other_kind(&self.dest, &found).into());
+        }
         let source = source_of(path, entry);
         match fs::symlink_metadata(&self.partial) {
             Ok(found) => {
@@ -138,7 +143,22 @@ fn source_of(path: &[u8], entry: &EntryRow) -> String {
 }
 
 fn exists(dest: &Path) -> Failure {
-    Failure::refused(format!("{} exists; replace it with --force", dest.display()))
+    let text = if dest.is_dir() {
+        "is a directory that exists; say what to call it in there, or replace all of it with --force"
+    } else {
+        "exists; replace it with --force"
+    };
+    Failure::refused(format!("{} {text}", dest.display()))
+}
+
+/// A file never takes the place of a whole directory, nor the other way round.
+fn other_kind(dest: &Path, found: &fs::Metadata) -> Failure {
+    let text = if found.is_dir() {
+        "is a directory, which a file does not replace; say what to call it in there"
+    } else {
+        "is no directory, and a directory does not replace it"
+    };
+    Failure::refused(format!("{} {text}", dest.display()))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -186,6 +206,21 @@ mod tests {
         place.finish().unwrap();
         assert_eq!(fs::read(&dest).unwrap(), b"new");
         assert!(!place.partial().exists());
+    }
+
+    #[test]
+    fn force_does_not_replace_a_directory_by_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, file) = (dir.path().join("folder"), dir.path().join("file"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("kept"), "kept").unwrap();
+        fs::write(&file, "kept").unwrap();
+        let place = Place::new(&folder, true).unwrap();
+        assert!(place.prepare(b"main/a", &entry(EntryKind::File)).is_err());
+        assert!(!place.partial().exists());
+        let place = Place::new(&file, true).unwrap();
+        assert!(place.prepare(b"main/a", &entry(EntryKind::Directory)).is_err());
+        assert_eq!(fs::read(folder.join("kept")).unwrap(), fs::read(&file).unwrap());
     }
 
     #[test]
