@@ -57,6 +57,34 @@ fn a_mount_comes_and_goes() {
 }
 
 #[test]
+fn a_put_never_swallows_its_own_mount() {
+    if !fuse_available("a_put_never_swallows_its_own_mount") {
+        return;
+    }
+    let mut cluster = Cluster::start(1);
+    let around = cluster.dir().join("around");
+    let dir = around.join("net");
+    fs::create_dir_all(&dir).expect("creates");
+    fs::write(around.join("file"), "content").expect("writes");
+    let node = &mut cluster.nodes[0];
+    node.xorfs(&["mount", text(&dir)]).ok();
+    node.adopt_mount(&dir);
+
+    node.xorfs(&["put", text(&around)]).code(4).says(&[text(&dir), "left out"]);
+    let listed = node.xorfs(&["ls", "main:/around"]).ok();
+    assert_eq!(listed.text(), "file");
+    let own =
+        [dir.clone(), dir.join("main"), dir.join("main/around"), dir.join("main/around/file")];
+    for (own, to) in own.iter().zip([".", "deep", "around/deep", "around"]) {
+        node.xorfs(&["put", text(own), "--to", to]).code(4).says(&["itself"]);
+    }
+    assert_eq!(fs::read_to_string(dir.join("main/around/file")).expect("reads"), "content");
+    // Beside itself is another matter.
+    node.xorfs(&["put", text(&dir.join("main/around")), "--to", "copy"]).ok();
+    assert_eq!(node.xorfs(&["cat", "main:/copy/around/file"]).ok().text(), "content");
+}
+
+#[test]
 fn sigterm_flushes_and_unmounts() {
     if !fuse_available("sigterm_flushes_and_unmounts") {
         return;

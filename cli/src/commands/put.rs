@@ -8,7 +8,7 @@ mod source;
 mod upload;
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,14 +18,14 @@ use crate::api::client::{Client, at};
 use crate::api::types::{Attributes, Name};
 use crate::args::{Level, PutArgs};
 use crate::attach::with_node;
-use crate::commands::put::source::{Source, own_attributes};
+use crate::commands::put::source::own_attributes;
 use crate::commands::put::upload::Upload;
 use crate::commands::sync::wait::{Scope, replicated};
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::target::names_of;
+use crate::target::{names_of, volume_path};
 
 /// How long peers of earlier runs may take to answer before a put settles for this disk.
 const PEERS_WAIT: Duration = Duration::from_secs(3);
@@ -38,13 +38,14 @@ struct Stored {
 }
 
 pub(crate) async fn run(home: &Home, args: PutArgs, out: Output) -> anyhow::Result<Exit> {
+    check_place(&args)?;
     let mut into = args.volume.clone().into_bytes();
     for name in names_of(args.to.as_deref().unwrap_or_else(|| Path::new("")))? {
         into.push(b'/');
         into.extend_from_slice(name.as_bytes());
     }
     let (sources, problems) = source::open_all(&args.paths);
-    let progress = Arc::new(Progress::new("put", sources.iter().map(Source::bytes).sum()));
+    let progress = Arc::new(Progress::new("put", 0));
     let mut failures = Failures::default();
     for problem in problems {
         failures.note(&progress, &problem);
@@ -52,10 +53,13 @@ pub(crate) async fn run(home: &Home, args: PutArgs, out: Output) -> anyhow::Resu
     with_node(home, async |client| {
         let attributes = Attributes { mode: 0o755, ..own_attributes() };
         client.make_directory(&into, &attributes).await?;
+        let mounts = client.status().await?.mounts;
+        let mounts: Vec<PathBuf> = mounts.iter().map(|dir| dir.as_os_str().into()).collect();
+        sources.iter().for_each(|source| progress.add_total(source.bytes(&mounts)));
         let mut stored = Vec::new();
         for source in &sources {
             let dest = [into.as_slice(), b"/", source.name.as_bytes()].concat();
-            let upload = Upload::new(client, &progress);
+            let upload = Upload::new(client, &progress, &mounts);
             match upload.source(source, &dest).await {
                 Ok(()) => stored.push((source.path.as_path(), dest)),
                 Err(error) => failures.note(&progress, &error),
@@ -69,6 +73,24 @@ pub(crate) async fn run(home: &Home, args: PutArgs, out: Output) -> anyhow::Resu
     })
     .await?;
     Ok(failures.exit())
+}
+
+/// Tells a volume from a directory in it, which are easily mistaken for one another.
+fn check_place(args: &PutArgs) -> Result<(), Failure> {
+    let volume = &args.volume;
+    if volume.is_empty() || volume == "link" || volume.contains(['/', ':']) {
+        let text = format!("{volume:?} is no volume; name one, and a directory in it with --to");
+        return Err(Failure::usage(text));
+    }
+    match args.to.as_deref().and_then(Path::to_str).and_then(volume_path) {
+        Some((volume, below)) => {
+            let text = format!(
+                "--to takes a directory in a volume: use --volume {volume:?} --to {below:?}"
+            );
+            Err(Failure::usage(text))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Brings what was stored to the level that was asked for, and prints the links.

@@ -1,15 +1,16 @@
 //! What is put: paths of the caller, their names in the volume, and their attributes.
 //!
 //! A symbolic link on the command line is followed, as `cp` does; one below a directory is copied
-//! as a link.
+//! as a link. A mount of the node itself is never copied into it: that would never end.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 use xorfs_store::Timestamp;
 
 use crate::api::types::Attributes;
@@ -23,7 +24,8 @@ pub(crate) struct Source {
     /// What it is called in the volume.
     pub(crate) name: OsString,
     pub(crate) metadata: Metadata,
-    bytes: u64,
+    /// The path without links and dots.
+    full: PathBuf,
 }
 
 /// Looks at every path; those that cannot be put come back as errors.
@@ -42,22 +44,41 @@ impl Source {
     fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = || path.display().to_string();
         let metadata = fs::metadata(path).with_context(shown)?;
+        let full = fs::canonicalize(path).with_context(shown)?;
         let name = match path.file_name() {
             Some(name) => name.to_owned(),
             // `.`, `..` and the like have the name of the folder that they stand for.
             None => {
-                let full = fs::canonicalize(path).with_context(shown)?;
                 let nameless = || Failure::usage(format!("{} has no name", path.display()));
                 full.file_name().ok_or_else(nameless)?.to_owned()
             }
         };
-        let bytes = if metadata.is_dir() { bytes_below(path) } else { metadata.len() };
-        Ok(Self { path: path.to_owned(), name, metadata, bytes })
+        Ok(Self { path: path.to_owned(), name, metadata, full })
     }
 
-    /// Bytes of all files, as far as they could be counted.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+    /// Bytes of all files outside `mounts`, as far as they could be counted.
+    pub(crate) fn bytes(&self, mounts: &[PathBuf]) -> u64 {
+        if !self.metadata.is_dir() {
+            return self.metadata.len();
+        }
+        let outside = |entry: &DirEntry| !self.is_mount(entry.path(), mounts);
+        let entries = WalkDir::new(&self.path).into_iter().filter_entry(outside);
+        let files = entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_file());
+        files.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+
+    /// Whether `path`, below this source, is one of `mounts`.
+    pub(crate) fn is_mount(&self, path: &Path, mounts: &[PathBuf]) -> bool {
+        let Ok(below) = path.strip_prefix(&self.path) else { return false };
+        mounts.iter().any(|mount| mount.strip_prefix(&self.full).is_ok_and(|rest| rest == below))
+    }
+
+    /// Whether `dest`, a path in the view, is this source or lies in it, as one of `mounts` shows
+    /// it: such a copy would copy itself, and never end.
+    pub(crate) fn holds(&self, dest: &[u8], mounts: &[PathBuf]) -> bool {
+        let dest = Path::new(OsStr::from_bytes(dest));
+        let shown = mounts.iter().filter_map(|mount| self.full.strip_prefix(mount).ok());
+        shown.into_iter().any(|own| dest.starts_with(own))
     }
 }
 
@@ -85,10 +106,4 @@ pub(crate) fn own_attributes() -> Attributes {
 
 fn nanos(metadata: &Metadata) -> u32 {
     u32::try_from(metadata.mtime_nsec()).unwrap_or(0)
-}
-
-fn bytes_below(path: &Path) -> u64 {
-    let entries = WalkDir::new(path).into_iter().filter_map(Result::ok);
-    let files = entries.filter(|entry| entry.file_type().is_file());
-    files.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }

@@ -11,7 +11,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -46,6 +46,8 @@ const PROBLEMS_MAX: usize = 100;
 pub(crate) struct Upload<'a> {
     client: &'a Client,
     progress: &'a Arc<Progress>,
+    /// Where the node itself is mounted.
+    mounts: &'a [PathBuf],
     problems: RefCell<Vec<anyhow::Error>>,
 }
 
@@ -61,9 +63,13 @@ struct Walk {
 }
 
 impl<'a> Upload<'a> {
-    /// An upload through `client`.
-    pub(crate) fn new(client: &'a Client, progress: &'a Arc<Progress>) -> Self {
-        Self { client, progress, problems: RefCell::default() }
+    /// An upload through `client`, whose node is mounted at `mounts`.
+    pub(crate) fn new(
+        client: &'a Client,
+        progress: &'a Arc<Progress>,
+        mounts: &'a [PathBuf],
+    ) -> Self {
+        Self { client, progress, mounts, problems: RefCell::default() }
     }
 
     /// Copies a source to `dest`.
@@ -71,6 +77,10 @@ impl<'a> Upload<'a> {
     /// # Errors
     /// When the source itself could not be copied; what is left out below it is a problem.
     pub(crate) async fn source(&self, source: &Source, dest: &[u8]) -> anyhow::Result<()> {
+        if source.holds(dest, self.mounts) {
+            let text = format!("{} cannot be put into itself", source.path.display());
+            return Err(Failure::refused(text).into());
+        }
         if source.metadata.is_dir() {
             return self.tree(source, dest).await;
         }
@@ -99,14 +109,18 @@ impl<'a> Upload<'a> {
             let (entry, metadata) = match entry.and_then(|entry| Ok((entry.metadata()?, entry))) {
                 Ok((metadata, entry)) => (entry, metadata),
                 Err(error) => {
-                    self.problem(vanished_or(error.into(), &source.path));
+                    self.problem(walk_problem(error, &source.path));
                     continue;
                 }
             };
             let path = entry.path();
             let below = path.strip_prefix(&source.path).context("a walk stays below its start")?;
             let dest = [dest, b"/", below.as_os_str().as_bytes()].concat();
-            if metadata.is_dir() {
+            if metadata.is_dir() && source.is_mount(path, self.mounts) {
+                let text = format!("{} is a mount of this node and was left out", path.display());
+                self.problem(Failure::refused(text).into());
+                entries.skip_current_dir();
+            } else if metadata.is_dir() {
                 if let Err(error) = self.folder(&metadata, &dest, &mut walk).await {
                     self.problem(error.context(path.display().to_string()));
                     entries.skip_current_dir();
@@ -286,6 +300,15 @@ fn vanished_or(error: io::Error, path: &Path) -> anyhow::Error {
         return Failure::failed(text).into();
     }
     anyhow::Error::from(error).context(path.display().to_string())
+}
+
+/// What a walk below `start` says of one entry, by the name of that entry.
+fn walk_problem(error: walkdir::Error, start: &Path) -> anyhow::Error {
+    let path = error.path().unwrap_or(start).to_owned();
+    match error.into_io_error() {
+        Some(error) => vanished_or(error, &path),
+        None => Failure::failed(format!("{} cannot be walked", path.display())).into(),
+    }
 }
 
 fn unsupported(path: &Path) -> Failure {
