@@ -254,7 +254,7 @@ pub(crate) struct GetArgs {
     pub(crate) source: String,
     /// Where to put it [default: the name it had, in the current directory]
     pub(crate) dest: Option<PathBuf>,
-    /// Replace DEST where it exists
+    /// Replace DEST where it exists; a directory is replaced as a whole, and never by a file
     #[arg(short, long)]
     pub(crate) force: bool,
 }
@@ -284,7 +284,7 @@ pub(crate) struct LsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A link opens exactly what it names, as it is now, and never changes. With --live it names a whole
-volume to read, and follows it. Whoever holds a link can read what it names: share it like a key.
+volume to read, and follows it, so PATH is then the volume's top. Whoever holds a link can read what it names: share it like a key.
 
 Examples:
   xorfs link ~/net/main/photos

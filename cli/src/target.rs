@@ -32,6 +32,14 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Target> {
         return Ok(Target { path, name: Some(name), immutable: false });
     }
     let (link, below) = text.split_once('/').unwrap_or((text, ""));
+    // A path in a mount or a bare name is somebody's first guess, and deserves more of an answer.
+    if link.get(..6).is_none_or(|start| !start.eq_ignore_ascii_case("xorfs:")) {
+        let text = format!(
+            "{text:?} is neither a link, which starts with \"xorfs:\", nor a path in a volume, such \
+             as main:/PATH"
+        );
+        return Err(Failure::usage(text).into());
+    }
     let link: Link = link.parse().with_context(|| format!("{link:?} is no link"))?;
     // A link that also allows to write is only ever read through.
     let link = match link {

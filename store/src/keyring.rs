@@ -21,8 +21,9 @@ const MAGIC: &[u8] = b"xorfs keyring\n";
 /// Longest petname in bytes.
 const PETNAME_BYTES_MAX: usize = 64;
 
-/// The name under which links are opened in a mount, which no volume can have.
-const RESERVED_NAME: &str = "link";
+/// Names that no volume can have: links are opened under the first in a mount, and the second
+/// starts every link, so `xorfs:/` could not be told from one.
+const RESERVED_NAMES: [&str; 2] = ["link", "xorfs"];
 
 const CHECKSUM_BYTES: usize = 32;
 
@@ -50,7 +51,7 @@ pub enum KeyringError {
     Exists(String),
     /// Not a usable petname.
     #[error(
-        "{0:?} cannot name a volume: use up to 64 letters, digits, '-', '_' and '.', no '.' first, and not \"link\""
+        "{0:?} cannot name a volume: use up to 64 letters, digits, '-', '_' and '.', no '.' first, not \"link\" and not \"xorfs\""
     )]
     Name(String),
     /// The file holds something else.
@@ -155,7 +156,7 @@ fn is_petname(name: &str) -> bool {
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     (1..=PETNAME_BYTES_MAX).contains(&name.len())
         && !name.starts_with('.')
-        && name != RESERVED_NAME
+        && !RESERVED_NAMES.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
         && name.chars().all(allowed)
 }
 
@@ -220,7 +221,7 @@ mod tests {
     fn petnames_are_plain_and_unique() {
         let mut keyring = Keyring::default();
         let access = || Access::Owner(VolumeSecret::from_bytes([1; 32]));
-        for name in ["", "link", "../x", "a/b", ".hidden", &"x".repeat(65)] {
+        for name in ["", "link", "Xorfs", "../x", "a/b", ".hidden", &"x".repeat(65)] {
             assert!(matches!(keyring.add(name, access()), Err(KeyringError::Name(_))), "{name}");
         }
         keyring.add("Ärger-1.0", access()).unwrap();

@@ -190,12 +190,42 @@ fn an_existing_destination_is_kept() {
     node.xorfs(&["get", "--force", &link, text(&dest)]).ok();
     assert_eq!(fs::read_to_string(&dest).expect("reads"), "new");
 
+    // Nor does a file ever replace a directory with all that is in it.
+    let folder = work.join("folder");
+    fs::create_dir(&folder).expect("creates");
+    fs::write(folder.join("kept"), "kept").expect("writes");
+    for args in [&["get", &link, text(&folder)][..], &["get", "--force", &link, text(&folder)]] {
+        expect_one_line(&node.xorfs(args).code(4).says(&[text(&folder), "directory"]));
+    }
+    assert_eq!(fs::read_to_string(folder.join("kept")).expect("reads"), "kept");
+
     // A file in the volume is never replaced by a directory.
     let directory = work.join("other/source");
     fs::create_dir_all(&directory).expect("creates");
     let outcome = node.xorfs(&["put", text(&directory)]).code(4).says(&["source"]);
     expect_one_line(&outcome);
     assert_eq!(node.xorfs(&["cat", "main:/source"]).ok().text(), "new");
+}
+
+#[test]
+fn mistaken_places_are_told() {
+    let cluster = Cluster::start(1);
+    let (node, source) = (&cluster.nodes[0], cluster.dir().join("file"));
+    fs::write(&source, "content").expect("writes");
+    node.xorfs(&["put", text(&source), "--to", "folder"]).ok();
+    // What one would try first is answered with what would have worked.
+    for (args, said) in [
+        (&["ls", "main"][..], "main:/"),
+        (&["put", text(&source), "--to", "main:/folder"], "--volume"),
+        (&["put", text(&source), "--volume", "main:/folder"], "--to"),
+        (&["put", text(&source), "--volume", ""], "--to"),
+        // A live link opens the whole volume, which is more than was asked for here.
+        (&["link", "main:/folder", "--live"], "main:/"),
+    ] {
+        expect_one_line(&node.xorfs(args).code(2).says(&[said]));
+    }
+    node.xorfs(&["link", "main:/", "--live"]).ok();
+    assert_eq!(node.xorfs(&["ls", "main:/"]).ok().text(), "folder");
 }
 
 #[test]

@@ -226,7 +226,18 @@ pub(crate) async fn link(
         let path = path_of(&daemon, &query)?;
         let held = Held::resolve(daemon.view(), &path)?;
         let link = if query.flag("live") {
-            let volume = path.split(|byte| *byte == b'/').next().unwrap_or(&path);
+            // A live link opens a whole volume: who asks for that of a folder means less.
+            let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+            let volume = names.next().unwrap_or(&path);
+            if names.next().is_some() {
+                let text = format!(
+                    "a live link opens a whole volume, not just {}; make a volume for it with \
+                     `xorfs volume create`, or link {}:/",
+                    shown(&path),
+                    String::from_utf8_lossy(volume)
+                );
+                return Err(Failure::usage(text).into());
+            }
             daemon.share_volume(&String::from_utf8_lossy(volume), false)?
         } else {
             daemon.view().link_of(held.ino()).with_context(|| shown(&path))?
