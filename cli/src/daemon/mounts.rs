@@ -46,7 +46,11 @@ impl Mounts {
             let text = format!("{} is no mount of this node", dir.display());
             return Err(Failure::not_found(text).into());
         };
-        mount.unmount()?;
+        if let Err(error) = mount.unmount() {
+            // It goes on, and stays ours to take away.
+            self.lock().insert(dir.to_owned(), mount);
+            return Err(error.into());
+        }
         tracing::info!(dir = %dir.display(), "unmounted");
         self.note_gone();
         Ok(())
