@@ -65,7 +65,12 @@ pub(super) async fn recall(shared: Arc<Shared>, peers: Vec<Peer>, tried: mpsc::S
     loop {
         let dials = peers.iter().map(|peer| {
             let shared = Arc::clone(&shared);
-            async move { shared.request(peer, &Call::Ping).await.is_ok() }
+            async move {
+                let asked = shared.request(peer, &Call::Ping);
+                // One peer that connects and never answers must not keep the others waiting.
+                let limit = shared.config.transfer_timeout;
+                matches!(tokio::time::timeout(limit, asked).await, Ok(Ok(_)))
+            }
         });
         let joined = futures_util::future::join_all(dials).await.contains(&true);
         if joined {
