@@ -32,7 +32,7 @@ use crate::identity::{Identity, NodeId};
 use crate::limits::{INBOUND_BYTES_MAX, PREFETCH_QUEUE_MAX, SERVING_MAX};
 use crate::node::search::Found;
 use crate::node::{Node, Outcome};
-use crate::serve::{Holdings, stored_head};
+use crate::serve::{HeadGate, Holdings, stored_head};
 use commit::{Commits, Expected, Sending};
 use engine::Engine;
 use fetch::Fetches;
@@ -77,7 +77,7 @@ pub(crate) struct Shared {
     links: Links,
     serving: Arc<Semaphore>,
     inbound: Semaphore,
-    head_gate: Mutex<()>,
+    head_gate: HeadGate,
     commits: Commits,
     sending: Sending,
     expected: Expected,
@@ -125,7 +125,7 @@ impl Network {
             links: Links::default(),
             serving: Arc::new(Semaphore::new(SERVING_MAX)),
             inbound: Semaphore::new(INBOUND_BYTES_MAX as usize),
-            head_gate: Mutex::new(()),
+            head_gate: HeadGate::default(),
             commits: Commits::default(),
             sending: Sending::default(),
             expected: Expected::new(config.transfer_timeout),

@@ -71,6 +71,10 @@ pub(crate) const INCOMING_MAX: usize = 1_024;
 /// Largest payload of a head in bytes, as the store defines it.
 pub(crate) const HEAD_MAX: usize = HEAD_BYTES_MAX;
 
+/// Volumes whose heads a node keeps. A key costs nothing to make, so without a limit anybody
+/// could fill the disk with heads; at most 64 MiB with it. Beyond it unknown volumes are refused.
+pub(crate) const HEADS_MAX: usize = 65_536;
+
 /// Ids that wait to be fetched ahead of their reader; further hints are dropped.
 pub(crate) const PREFETCH_QUEUE_MAX: usize = 4_096;
 

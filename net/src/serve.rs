@@ -4,7 +4,7 @@
 //! store that fails answers "not here" or "failed", never wrong bytes. Nothing here knows
 //! connections; limits on how much is served at a time are the driver's.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use xorfs_store::{
@@ -13,6 +13,7 @@ use xorfs_store::{
 
 use crate::identity::NodeId;
 use crate::kad::{Key, Peer};
+use crate::limits::HEADS_MAX;
 use crate::wire::{Offered, Refusal, Request, Response};
 
 /// A local store, as far as the network uses it.
@@ -37,9 +38,13 @@ pub(crate) trait Routes {
 pub(crate) struct Server<'a, R> {
     pub(crate) store: &'a dyn Holdings,
     pub(crate) routes: &'a R,
-    /// Held while a head is compared and written, so that no older one overtakes a newer.
-    pub(crate) head_gate: &'a Mutex<()>,
+    pub(crate) head_gate: &'a HeadGate,
 }
+
+/// Held while a head is compared and written, so that no older one overtakes a newer. Holds the
+/// number of volumes whose heads are kept, once somebody counted them.
+#[derive(Debug, Default)]
+pub(crate) struct HeadGate(Mutex<Option<usize>>);
 
 impl<R: Routes> Server<'_, R> {
     /// Answers one request of `asker`.
@@ -134,9 +139,21 @@ impl<R: Routes> Server<'_, R> {
         if !self.routes.is_close_to(&Key::from(head.volume())) {
             return Response::Refused(Refusal::NotClose);
         }
-        let _gate = self.head_gate.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if stored_head(self.store, head.volume()).is_some_and(|held| !head.supersedes(&held)) {
-            return Response::Stored;
+        let mut count = self.head_gate.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match stored_head(self.store, head.volume()) {
+            Some(held) if !head.supersedes(&held) => return Response::Stored,
+            Some(_) => {}
+            None => {
+                let counted = match *count {
+                    Some(counted) => Ok(counted),
+                    None => self.store.scan(Table::Heads, &[]).map(|heads| heads.len()),
+                };
+                match counted {
+                    Ok(counted) if counted < HEADS_MAX => *count = Some(counted + 1),
+                    Ok(_) => return Response::Refused(Refusal::Full),
+                    Err(_) => return Response::Refused(Refusal::Failed),
+                }
+            }
         }
         let mut batch = Batch::new();
         batch.put(Table::Heads, head.volume().as_bytes().as_slice(), head.encoded().clone());
@@ -155,5 +172,49 @@ fn kept(result: Result<(), WriteError>) -> Response {
         Ok(()) => Response::Stored,
         Err(WriteError::Full { .. }) => Response::Refused(Refusal::Full),
         Err(WriteError::Poisoned { .. } | WriteError::Io(_)) => Response::Refused(Refusal::Failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xorfs_store::{Memory, VolumeSecret};
+
+    use super::*;
+
+    /// A node that is close to everything and knows nobody.
+    struct Anywhere;
+
+    impl Routes for Anywhere {
+        fn closest(&self, _key: &Key, _asker: &NodeId) -> Vec<Peer> {
+            Vec::new()
+        }
+
+        fn is_close_to(&self, _key: &Key) -> bool {
+            true
+        }
+
+        fn expect(&self, _id: BlockId, _asker: &NodeId) -> bool {
+            true
+        }
+
+        fn on_corrupt(&self, _id: BlockId) {}
+    }
+
+    #[test]
+    fn known_volumes_go_on_where_there_is_no_room_for_others() {
+        let (store, head_gate) = (Memory::new(), HeadGate::default());
+        let server = Server { store: &store, routes: &Anywhere, head_gate: &head_gate };
+        let head = |seed, previous: Option<&Head>| {
+            let secret = VolumeSecret::from_bytes([seed; 32]);
+            Head::sign(&secret, previous, 1, Bytes::from_static(b"root"))
+        };
+        let keep = |head: &Head| server.keep_head(head.encoded().clone());
+        let first = head(1, None);
+        assert_eq!(keep(&first), Response::Stored);
+        assert_eq!(*head_gate.0.lock().unwrap(), Some(1));
+        *head_gate.0.lock().unwrap() = Some(HEADS_MAX);
+        assert_eq!(keep(&head(2, None)), Response::Refused(Refusal::Full));
+        assert_eq!(keep(&head(1, Some(&first))), Response::Stored);
+        assert_eq!(stored_head(&store, first.volume()).map(|held| held.sequence()), Some(2));
     }
 }

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use xorfs_store::{Block, BlockId, BlockStore, Class, Head, Inventory, Memory, VolumeSecret};
 
 use super::*;
-use crate::serve::{Routes, Server};
+use crate::serve::{HeadGate, Routes, Server};
 use crate::wire::{PREFIX_BYTES, Request, Response};
 
 enum Event {
@@ -29,7 +28,7 @@ struct Place {
     node: Node,
     peer: Peer,
     store: Memory,
-    head_gate: Mutex<()>,
+    head_gate: HeadGate,
     alive: bool,
     calls: BTreeMap<CallId, Call>,
     outcomes: BTreeMap<OpId, Outcome>,
@@ -103,7 +102,7 @@ impl World {
             node: Node::new(id, (&NetConfig::default()).into(), index as u64),
             peer: Peer { id, addresses: vec![address] },
             store: Memory::new(),
-            head_gate: Mutex::new(()),
+            head_gate: HeadGate::default(),
             alive: true,
             calls: BTreeMap::new(),
             outcomes: BTreeMap::new(),
