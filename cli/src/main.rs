@@ -24,7 +24,19 @@ use clap::Parser;
 use crate::args::{Cli, Command};
 use crate::exit::{Exit, classify};
 
+/// Bytes from which an allocation is mapped by itself and given back when freed. Blocks and
+/// parts of files, up to 1 MiB, are above. Left alone, glibc raises its threshold to the largest
+/// that was freed and keeps them in arenas, one or more a thread: measured, a daemon that took
+/// 2 GiB peaked at 482 MiB and kept 412, and with this at 253 and 68, in 6 % more time.
+#[cfg(target_env = "gnu")]
+const MAPPED_ALONE_BYTES: libc::c_int = 256 << 10;
+
 fn main() -> ExitCode {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number in the allocator; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_ALONE_BYTES);
+    }
     // clap prints help and usage errors itself; its codes, 0 and 2, are ours.
     let cli = Cli::parse();
     logging::start(matches!(cli.command, Command::Daemon(_)), cli.verbose);
