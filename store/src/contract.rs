@@ -28,8 +28,8 @@ pub enum Class {
 ///
 /// Promises: `get` returns bytes that match the id or an error, never anything else. After
 /// `put` returns, `get` on the same store finds the block; after `flush` returns, every earlier
-/// `put` survives a crash. A `put` of a block that is there is cheap and only ever raises its
-/// class. Every call ends: an implementation that asks the network has a deadline.
+/// `put` survives a crash. A `put` of a block that is there confirms that it still reads,
+/// mends it where it does not, and only ever raises its class. Every call ends: an implementation that asks the network has a deadline.
 pub trait BlockStore: Send + Sync {
     /// Reads a block.
     ///
@@ -111,8 +111,11 @@ pub trait Inventory: BlockStore {
 /// A kind of record in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// Volume id → newest signed head.
+    /// Volume id → newest signed head that is known, whoever wrote it.
     Heads,
+    /// Volume id → the head that this home's own changes go on from. Another writer's newer head
+    /// never takes its place while the journal holds changes made after it.
+    Bases,
     /// Volume id, sequence number → sealed journal record (see `staging`).
     Journal,
     /// Node id → last known addresses of a peer.

@@ -30,7 +30,7 @@ pub use keyring::{Access, Keyring, KeyringError};
 pub use local::Local;
 pub use memory::Memory;
 pub use seal::BlockRef;
-pub use staging::{Change, Journal, TreePath, stored_head};
+pub use staging::{Change, Journal, TreePath, stored_head, take_base};
 pub use tree::edit::FileEdit;
 pub use tree::entry::{
     Attr, Content, Entry, NAME_BYTES_MAX, NameOf, Node, SYMLINK_BYTES_MAX, Timestamp, VolumeRoot,

@@ -223,13 +223,24 @@ impl BlockStore for Local {
         let id = block.id();
         match self.row_to_change(&id)? {
             None => self.insert(&mut writer, block, class),
-            Some(row) if row.class >= class => Ok(()),
             Some(row) => {
-                let raised = Row { class, owed: row.owed || class == Class::Pinned, ..row };
+                let raised = Row {
+                    class: row.class.max(class),
+                    owed: row.owed || (class == Class::Pinned && row.class < class),
+                    ..row
+                };
+                // Nothing may lean on a block that is named and does not read.
+                let reads = matches!(self.find(&id, ReadOptions::default()), Ok(Some(_)));
+                if reads && raised == row {
+                    return Ok(());
+                }
                 let mut change = self.change(&writer);
+                if !reads {
+                    change.mend(block);
+                }
                 change.replace(&id, Some(row), Some(raised));
                 self.apply(&mut writer, change)?;
-                writer.unflushed.note(id, None);
+                writer.unflushed.note(id, (!reads).then(|| block.clone()));
                 Ok(())
             }
         }

@@ -143,6 +143,7 @@ impl BlockStore for Memory {
     fn put(&self, block: &Block, class: Class) -> Result<(), WriteError> {
         let mut state = self.state();
         if let Some(entry) = state.blocks.get_mut(&block.id()) {
+            entry.bytes = block.bytes().clone();
             if class > entry.class {
                 entry.class = class;
                 entry.owed |= class == Class::Pinned;

@@ -5,8 +5,8 @@
 //! sealed root, through the same code that did it first. Records are sealed under the volume's
 //! staging key: neither data nor names reach the disk in plaintext.
 //!
-//! Invariant: the records in the ledger are exactly the changes after the newest head; the batch
-//! that commits a head removes what it sealed.
+//! Invariant: the records in the ledger are exactly the changes after the base, the head that this
+//! home last sealed or took up; the batch that commits a head removes what it sealed.
 
 mod codec;
 
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::contract::{Batch, BlockStore, Ledger, Table};
-use crate::error::{ReadError, WriteError};
+use crate::error::{ReadError, TreeError, WriteError};
 use crate::format::{FORMAT_VERSION, FormatError};
 use crate::id::{BlockId, ID_BYTES};
 use crate::seal::{Kind, PieceKey, seal, unseal};
@@ -161,8 +161,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Flushes `blocks`, then makes `head` the volume's newest and drops every record up to and
-    /// including `through`, in one synced batch.
+    /// Flushes `blocks`, then makes `head` the volume's base, and its newest head unless another
+    /// writer's is newer, and drops every record up to and including `through`, in one synced
+    /// batch.
     pub fn commit_head(
         &self,
         blocks: &dyn BlockStore,
@@ -172,7 +173,12 @@ impl Journal {
         assert_eq!(head.volume(), self.volume, "a journal commits its own volume's heads");
         blocks.flush()?;
         let mut batch = Batch::new();
-        batch.put(Table::Heads, *self.volume.as_bytes(), head.encoded().clone());
+        batch.put(Table::Bases, *self.volume.as_bytes(), head.encoded().clone());
+        // A newest head that does not read is replaced.
+        let newest = stored_head(&*self.ledger, self.volume).unwrap_or_default();
+        if newest.is_none_or(|newest| head.supersedes(&newest)) {
+            batch.put(Table::Heads, *self.volume.as_bytes(), head.encoded().clone());
+        }
         let sealed: Vec<u64> = self.held().range(..=through).copied().collect();
         for sequence in &sealed {
             batch.delete(Table::Journal, ledger_key(self.volume, *sequence));
@@ -196,9 +202,46 @@ impl std::fmt::Debug for Journal {
     }
 }
 
-/// The newest head that the ledger holds of a volume.
+/// The newest head that the ledger holds of a volume, whoever wrote it.
 pub fn stored_head(ledger: &dyn Ledger, volume: VolumeId) -> Result<Option<Head>, ReadError> {
-    let Some(encoded) = ledger.read(Table::Heads, volume.as_bytes())? else { return Ok(None) };
+    read_head(ledger, Table::Heads, volume)
+}
+
+/// Chooses the head that a writable volume goes on from, and records it: the newest one, unless
+/// the journal holds changes, which fit only the head that they were made after.
+///
+/// # Errors
+/// `Read` where a head does not decode, `Write` where the choice could not be recorded.
+pub fn take_base(
+    ledger: &dyn Ledger,
+    volume: VolumeId,
+    has_changes: bool,
+) -> Result<Option<Head>, TreeError> {
+    let base = read_head(ledger, Table::Bases, volume)?;
+    if base.is_some() && has_changes {
+        return Ok(base);
+    }
+    let newest = stored_head(ledger, volume)?;
+    match (base, newest) {
+        (Some(base), newest) if newest.as_ref().is_none_or(|newest| !newest.supersedes(&base)) => {
+            Ok(Some(base))
+        }
+        (_, Some(newest)) => {
+            let mut batch = Batch::new();
+            batch.put(Table::Bases, *volume.as_bytes(), newest.encoded().clone());
+            ledger.commit(batch)?;
+            Ok(Some(newest))
+        }
+        (base, None) => Ok(base),
+    }
+}
+
+fn read_head(
+    ledger: &dyn Ledger,
+    table: Table,
+    volume: VolumeId,
+) -> Result<Option<Head>, ReadError> {
+    let Some(encoded) = ledger.read(table, volume.as_bytes())? else { return Ok(None) };
     let head = Head::decode(encoded).map_err(|error| corrupt(volume, &error.to_string()))?;
     match head.volume() == volume {
         true => Ok(Some(head)),

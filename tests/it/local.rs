@@ -254,7 +254,13 @@ fn a_damaged_file_never_reads_as_wrong_bytes() {
             match Local::open(copy.path(), config()) {
                 Err(OpenError::Damaged { .. } | OpenError::Io(_)) => refused += 1,
                 Err(other) => panic!("{file:?} at {at}: {other:?}"),
-                Ok(store) => corrupt += damaged_reads(&store, &blocks),
+                Ok(store) => {
+                    corrupt += damaged_reads(&store, &blocks);
+                    if ending == "blob" {
+                        blocks.iter().for_each(|block| store.put(block, Class::Pinned).unwrap());
+                        assert_eq!(damaged_reads(&store, &blocks), 0, "putting a block mends it");
+                    }
+                }
             }
         }
         if ending == "blob" {

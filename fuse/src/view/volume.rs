@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use xorfs_store::{
     Access, Attr, BlockStore, Change, Content, Head, Inventory, Journal, Ledger, Link, LinkNode,
-    NameOf, ReadKey, Reader, Timestamp, TreeLink, VolumeId, VolumeSecret, stored_head,
+    NameOf, ReadKey, Reader, Timestamp, TreeLink, VolumeId, VolumeSecret, stored_head, take_base,
 };
 
 use crate::config::ViewConfig;
@@ -80,26 +80,25 @@ impl Volume {
         name: &str,
         access: &Access,
     ) -> Result<Self, FsError> {
-        let head = stored_head(&*around.ledger, access.volume())?;
         let key = access.read_key();
-        let state = match access {
-            Access::Owner(_) => base_state(&around, head, &key, false)?,
+        let (state, capability, records) = match access {
+            Access::Owner(secret) => {
+                let ledger = Arc::clone(&around.ledger);
+                let (journal, records) = Journal::open(ledger, secret.id(), &secret.staging_key())?;
+                let head = take_base(&*around.ledger, secret.id(), !records.is_empty())?;
+                let state = base_state(&around, head, &key, false)?;
+                let journal = Mutex::new(journal);
+                (state, Capability::Write { secret: secret.clone(), journal }, records)
+            }
             Access::Reader(id, _) => {
-                base_state(&around, head, &key, true).or_else(|error| {
+                let head = stored_head(&*around.ledger, *id)?;
+                let state = base_state(&around, head, &key, true).or_else(|error| {
                     // Others write it, and may be away or write nonsense. That must not keep our
                     // own volumes shut; the next look at its head opens it.
                     tracing::warn!(volume = %id, %error, "a followed volume does not open yet");
                     base_state(&around, None, &key, true)
-                })?
-            }
-        };
-        let (capability, records) = match access {
-            Access::Reader(id, key) => (Capability::Read { id: *id, key: key.clone() }, Vec::new()),
-            Access::Owner(secret) => {
-                let ledger = Arc::clone(&around.ledger);
-                let (journal, records) = Journal::open(ledger, secret.id(), &secret.staging_key())?;
-                let journal = Mutex::new(journal);
-                (Capability::Write { secret: secret.clone(), journal }, records)
+                })?;
+                (state, Capability::Read { id: *id, key }, Vec::new())
             }
         };
         let volume = Self::new(around, name.to_owned(), capability, state);

@@ -107,6 +107,11 @@ impl<'a> Change<'a> {
         self.replace(&id, None, Some(row));
     }
 
+    /// Writes the bytes of a held block anew.
+    pub(super) fn mend(&mut self, block: &Block) {
+        self.batch.put_cf(family(self.db, Column::Blocks), block.id().as_bytes(), block.bytes());
+    }
+
     /// Forgets a held block.
     pub(super) fn remove(&mut self, id: &BlockId, row: Row) {
         self.batch.delete_cf(family(self.db, Column::Blocks), id.as_bytes());

@@ -6,7 +6,7 @@
 //! | `index` | block id, 32 | [`Row`], 15 | no |
 //! | `owed` | block id, 32 | empty | no |
 //! | `cached` | order, 8 big-endian; block id, 32 | empty | no |
-//! | `heads`, `journal`, `peers` | as the caller gives | as the caller gives | yes |
+//! | `heads`, `bases`, `journal`, `peers` | as the caller gives | as the caller gives | yes |
 //!
 //! `owed` and `cached` repeat what `index` says, so that both can be walked without the rest.
 //! Rows have no version of their own: the store's format version covers them.
@@ -49,17 +49,19 @@ pub(super) enum Column {
     Owed,
     Cached,
     Heads,
+    Bases,
     Journal,
     Peers,
 }
 
 impl Column {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Blocks,
         Self::Index,
         Self::Owed,
         Self::Cached,
         Self::Heads,
+        Self::Bases,
         Self::Journal,
         Self::Peers,
     ];
@@ -75,6 +77,7 @@ impl Column {
             Self::Owed => "owed",
             Self::Cached => "cached",
             Self::Heads => "heads",
+            Self::Bases => "bases",
             Self::Journal => "journal",
             Self::Peers => "peers",
         }
@@ -85,6 +88,7 @@ impl From<Table> for Column {
     fn from(table: Table) -> Self {
         match table {
             Table::Heads => Self::Heads,
+            Table::Bases => Self::Bases,
             Table::Journal => Self::Journal,
             Table::Peers => Self::Peers,
         }
@@ -186,7 +190,7 @@ pub(super) fn descriptors(config: &LocalConfig) -> Vec<ColumnFamilyDescriptor> {
         Column::Index | Column::Owed | Column::Cached => {
             table_options(&cache, ROW_BUFFER_BYTES.min(memory_bytes / 8))
         }
-        Column::Heads | Column::Journal | Column::Peers => {
+        Column::Heads | Column::Bases | Column::Journal | Column::Peers => {
             table_options(&cache, LEDGER_BUFFER_BYTES.min(memory_bytes / 8))
         }
     };

@@ -110,3 +110,25 @@ fn records_are_sealed_and_moving_one_is_noticed() {
     let opened = Journal::open(Arc::clone(&ledger) as _, secret().id(), &secret().staging_key());
     assert!(matches!(opened, Err(ReadError::Corrupt { .. })));
 }
+
+#[test]
+fn another_writers_head_waits_until_the_journal_is_sealed() {
+    let ledger = Arc::new(Memory::new());
+    let id = secret().id();
+    let (journal, _) = open(&ledger);
+    let ours = Head::sign(&secret(), None, 0, Bytes::from_static(b"ours"));
+    journal.commit_head(&*ledger, &ours, 0).unwrap();
+    let sign = |before: &Head| Head::sign(&secret(), Some(before), 9, Bytes::from_static(b"next"));
+    let theirs = sign(&sign(&ours));
+    let mut batch = Batch::new();
+    batch.put(Table::Heads, *id.as_bytes(), theirs.encoded().clone());
+    ledger.commit(batch).unwrap();
+    assert_eq!(take_base(&*ledger, id, true).unwrap(), Some(ours.clone()));
+
+    let sealed = sign(&ours);
+    journal.commit_head(&*ledger, &sealed, 1).unwrap();
+    assert_eq!(stored_head(&*ledger, id).unwrap(), Some(theirs.clone()), "the newest stays");
+    assert_eq!(take_base(&*ledger, id, true).unwrap(), Some(sealed));
+    assert_eq!(take_base(&*ledger, id, false).unwrap(), Some(theirs.clone()));
+    assert_eq!(take_base(&*ledger, id, true).unwrap(), Some(theirs), "it was taken up");
+}
