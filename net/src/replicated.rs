@@ -36,14 +36,11 @@ impl Replicated {
             ReadError::Corrupt { .. } => Why::Corrupt,
             _ => Why::Absent,
         };
-        match self.network.shared().fetch_blocking(*id, why) {
-            Found::It(block) => Ok(block),
-            // That the local copy is corrupt tells more than that there is no other.
-            Found::Missing => Err(match local {
-                ReadError::Missing { id } => ReadError::Missing { id },
-                other => other,
-            }),
-            Found::Unreachable => {
+        match (self.network.shared().fetch_blocking(*id, why), why) {
+            (Found::It(block), _) => Ok(block),
+            // That the local copy is corrupt tells more than that no other one was found.
+            (Found::Missing, _) | (Found::Unreachable, Why::Corrupt) => Err(local),
+            (Found::Unreachable, Why::Absent) => {
                 Err(ReadError::Unreachable { id: *id, waited: clock() - started })
             }
         }

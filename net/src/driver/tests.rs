@@ -332,6 +332,25 @@ async fn a_corrupt_block_is_healed_from_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_corrupt_block_that_nobody_else_has_is_corrupt() {
+    let ignorant = odd_peer(99, |request| {
+        Some(match request {
+            Request::Ping => (Response::Pong, Bytes::new()),
+            _ => (Response::Peers { peers: Vec::new() }, Bytes::new()),
+        })
+    });
+    let block = block(1);
+    for join in [&[][..], &[ignorant]] {
+        let node = start(1, join).await;
+        assert_eq!(node.network.status().peers, join.len());
+        node.store.put(&block, Class::Cached).unwrap();
+        assert!(node.store.corrupt(&block.id()));
+        let error = read(&node, block.id()).await.unwrap_err();
+        assert!(matches!(error, ReadError::Corrupt { .. }), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named() {
     let node = start(1, &[]).await;
     let listen = node.network.local_addr();
