@@ -30,7 +30,7 @@ pub enum ReadError {
         found: u8,
     },
     /// The deadline passed, or no peer could be reached, before anybody answered for the block.
-    #[error("block {id} could not be fetched within {} s", waited.as_secs_f32())]
+    #[error("block {id} could not be fetched: {}", why_unreachable(*waited))]
     Unreachable {
         /// The block.
         id: BlockId,
@@ -101,4 +101,29 @@ pub enum OpenError {
     /// The disk failed.
     #[error("could not open the store")]
     Io(#[source] std::io::Error),
+}
+
+/// Where nothing was waited for there was nobody to ask, and a time would mislead.
+fn why_unreachable(waited: Duration) -> String {
+    if waited < Duration::from_secs(1) {
+        return "no node that could be asked is reachable".to_owned();
+    }
+    format!("no node answered within {:.1} s", waited.as_secs_f32())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_told_where_there_was_one() {
+        let id = BlockId::of(b"a block");
+        let told = |ms| {
+            let waited = Duration::from_millis(ms);
+            ReadError::Unreachable { id, waited }.to_string()
+        };
+        let at = format!("block {id} could not be fetched");
+        assert_eq!(told(3), format!("{at}: no node that could be asked is reachable"));
+        assert_eq!(told(5_004), format!("{at}: no node answered within 5.0 s"));
+    }
 }
