@@ -51,6 +51,18 @@ pub(crate) fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
 }
 
+/// What has too few copies, as a clause: `2 blocks (1.5 MiB) lack copies`.
+pub(crate) fn lacking(blocks: u64, bytes: u64) -> String {
+    let (noun, verb) = if blocks == 1 { ("block", "lacks") } else { ("blocks", "lack") };
+    format!("{blocks} {noun} ({}) {verb} copies", size(bytes))
+}
+
+/// Volumes whose newest version no other node was told of, as a clause.
+pub(crate) fn unannounced(volumes: u64) -> String {
+    let (noun, verb) = if volumes == 1 { ("volume", "is") } else { ("volumes", "are") };
+    format!("{volumes} {noun} {verb} not announced")
+}
+
 /// Rows as aligned columns; `right` says which columns are flush right.
 pub(crate) fn table(rows: &[Vec<String>], right: &[bool]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -80,6 +92,14 @@ pub(crate) fn table(rows: &[Vec<String>], right: &[bool]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(lacking(1, 1024), "1 block (1.0 KiB) lacks copies");
+        assert_eq!(lacking(2, 2048), "2 blocks (2.0 KiB) lack copies");
+        assert_eq!(unannounced(1), "1 volume is not announced");
+        assert_eq!(unannounced(0), "0 volumes are not announced");
+    }
 
     #[test]
     fn columns_are_aligned() {

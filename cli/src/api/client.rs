@@ -89,7 +89,12 @@ impl Client {
 
     /// One entry.
     pub(crate) async fn stat(&self, path: &[u8]) -> anyhow::Result<EntryRow> {
-        self.ask(Method::GET, "stat", &at(path), NOTHING).await
+        self.stat_of(&at(path)).await
+    }
+
+    /// The entry that a request's path names.
+    pub(crate) async fn stat_of(&self, query: &Query) -> anyhow::Result<EntryRow> {
+        self.ask(Method::GET, "stat", query, NOTHING).await
     }
 
     /// The entries of a directory, by name.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::api::types::{Replication, Space, Status, VolumeRow};
 use crate::attach::with_node;
 use crate::home::Home;
-use crate::output::{Output, size, table};
+use crate::output::{Output, lacking, size, table, unannounced};
 
 pub(crate) async fn run(home: &Home, out: Output) -> anyhow::Result<()> {
     let status = with_node(home, async |client| client.status().await).await?;
@@ -65,12 +65,8 @@ fn health(replication: &Replication) -> String {
 }
 
 fn owed(replication: &Replication) -> String {
-    format!(
-        "{} blocks ({}) lack copies, {} volumes are not announced",
-        replication.owed_blocks,
-        size(replication.owed_bytes),
-        replication.heads_pending
-    )
+    let blocks = lacking(replication.owed_blocks, replication.owed_bytes);
+    format!("{blocks}, {}", unannounced(replication.heads_pending))
 }
 
 /// The volumes as a table.

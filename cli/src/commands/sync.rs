@@ -16,6 +16,10 @@ pub(crate) async fn run(home: &Home, args: &SyncArgs, out: Output) -> anyhow::Re
         None => Scope::All,
     };
     let sync = async |client: &Client| {
+        // A mistaken path is told before anything that the network may lack.
+        if let Scope::Path(query) = &scope {
+            client.stat_of(query).await?;
+        }
         client.seal(None).await?;
         replicated(client, &scope, args.timeout).await
     };

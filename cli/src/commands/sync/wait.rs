@@ -9,7 +9,7 @@ use crate::api::client::Client;
 use crate::api::query::Query;
 use crate::api::types::Replication;
 use crate::exit::Failure;
-use crate::output::size;
+use crate::output::{lacking, unannounced};
 use crate::progress::Progress;
 
 /// How long peers may take to appear: a node that just started is still joining.
@@ -96,12 +96,10 @@ fn why_give_up(
 }
 
 fn left(now: &Replication) -> String {
-    let (blocks, bytes) = (now.owed_blocks, size(now.owed_bytes));
-    match (blocks, now.heads_pending) {
-        (0, heads) => format!("{heads} volumes are not announced"),
-        (_, 0) => format!("{blocks} blocks ({bytes}) lack copies"),
-        (_, heads) => {
-            format!("{blocks} blocks ({bytes}) lack copies and {heads} volumes are not announced")
-        }
+    let blocks = lacking(now.owed_blocks, now.owed_bytes);
+    match (now.owed_blocks, now.heads_pending) {
+        (0, heads) => unannounced(heads),
+        (_, 0) => blocks,
+        (_, heads) => format!("{blocks} and {}", unannounced(heads)),
     }
 }
