@@ -1,7 +1,5 @@
 //! `xorfs ls`: a directory below a link or in a volume; without one, the volumes.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use crate::api::client::Client;
 use crate::api::types::{EntryKind, EntryRow, Name};
 use crate::args::LsArgs;
@@ -10,6 +8,8 @@ use crate::commands::status;
 use crate::home::Home;
 use crate::output::{Output, table};
 use crate::target;
+
+const DAY_SECONDS: i64 = 24 * 60 * 60;
 
 pub(crate) async fn run(home: &Home, args: &LsArgs, out: Output) -> anyhow::Result<()> {
     let Some(source) = &args.source else {
@@ -89,14 +89,27 @@ fn mode(row: &EntryRow) -> String {
     text
 }
 
+/// `2026-01-31T23:59:59Z`, for any time that a file can have: before 1970 and after 9999 too.
 fn time(row: &EntryRow) -> String {
-    match u64::try_from(row.mtime)
-        .ok()
-        .and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at)))
-    {
-        Some(at) => humantime::format_rfc3339_seconds(at).to_string(),
-        None => format!("{} s", row.mtime),
-    }
+    let (year, month, day) = date(row.mtime.div_euclid(DAY_SECONDS));
+    let second = row.mtime.rem_euclid(DAY_SECONDS);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month and day of a day counted from 1970-01-01 in the Gregorian calendar.
+///
+/// After `civil_from_days` in Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms":
+/// years begin in March, so that the leap day is the last one, and repeat every 400 years.
+fn date(days: i64) -> (i64, i64, i64) {
+    let since_march_0 = days + 719_468;
+    let (era, day) = (since_march_0.div_euclid(146_097), since_march_0.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (year + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -104,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modes_read_as_everywhere() {
+    fn modes_and_times_read_as_everywhere() {
         let mut row = EntryRow {
             name: None,
             kind: EntryKind::File,
@@ -120,6 +133,20 @@ mod tests {
         assert_eq!(mode(&row), "-rwxr-x---");
         row.mode = 0o5644;
         assert_eq!(mode(&row), "-rwSr--r-T");
-        assert_eq!(time(&row), "1970-01-01T00:00:00Z");
+        for (mtime, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (951_868_799, "2000-02-29T23:59:59Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (-2_203_891_200, "1900-03-01T00:00:00Z"),
+            (253_402_300_800, "10000-01-01T00:00:00Z"),
+        ] {
+            row.mtime = mtime;
+            assert_eq!(time(&row), text);
+        }
+        for mtime in [i64::MIN, i64::MAX] {
+            row.mtime = mtime;
+            assert!(time(&row).ends_with('Z'));
+        }
     }
 }
