@@ -63,8 +63,9 @@ fn content(number: usize) -> Vec<u8> {
     (0..300_000_usize).map(|place| (place.wrapping_mul(number * 2 + 7) >> 3) as u8).collect()
 }
 
-/// A mount whose volume holds `files` sealed files, none of which is in any memory.
-fn mounted(files: usize) -> Option<(Arc<Gate>, Arc<View>, Mount, TempDir)> {
+/// A mount whose volume holds `files` sealed files, none of which is in any memory. The mount comes
+/// last, so that it goes before the directory it lies on.
+fn mounted(files: usize) -> Option<(Arc<Gate>, Arc<View>, TempDir, Mount)> {
     if !can_mount() {
         return None;
     }
@@ -89,13 +90,13 @@ fn mounted(files: usize) -> Option<(Arc<Gate>, Arc<View>, Mount, TempDir)> {
     let mount = Mount::start(Arc::clone(&view), home.path(), MountOptions::default());
     let mount = mount.expect("it mounts");
     assert_eq!(fs::read_dir(home.path().join("main")).expect("it lists").count(), files);
-    Some((gate, view, mount, home))
+    Some((gate, view, home, mount))
 }
 
 #[test]
 fn slow_blocks_hold_up_only_their_readers() {
     const READERS: usize = 12;
-    let Some((gate, _view, _mount, home)) = mounted(READERS) else { return };
+    let Some((gate, _view, home, _mount)) = mounted(READERS) else { return };
     let main = home.path().join("main");
     for number in 0..READERS {
         fs::metadata(main.join(number.to_string())).expect("attributes");
@@ -128,7 +129,7 @@ fn slow_blocks_hold_up_only_their_readers() {
 
 #[test]
 fn a_mount_goes_while_its_readers_wait() {
-    let Some((gate, _view, mount, home)) = mounted(1) else { return };
+    let Some((gate, _view, home, mount)) = mounted(1) else { return };
     let path = home.path().join("main/0");
     gate.set_closed(true);
     thread::scope(|scope| {
@@ -146,7 +147,7 @@ fn a_mount_goes_while_its_readers_wait() {
 
 #[test]
 fn a_bug_costs_one_request() {
-    let Some((gate, _view, _mount, home)) = mounted(2) else { return };
+    let Some((gate, _view, home, _mount)) = mounted(2) else { return };
     let main = home.path().join("main");
     gate.panics.store(true, Ordering::Release);
     for _ in 0..10 {
@@ -160,7 +161,7 @@ fn a_bug_costs_one_request() {
 
 #[test]
 fn a_corrupt_block_is_an_io_error() {
-    let Some((gate, _view, _mount, home)) = mounted(1) else { return };
+    let Some((gate, _view, home, _mount)) = mounted(1) else { return };
     let path = home.path().join("main/0");
     let ids = xorfs_store::Inventory::ids(&*gate.inner, None, usize::MAX).expect("ids");
     for id in &ids {
