@@ -25,8 +25,9 @@ use crate::args::{Cli, Command};
 use crate::exit::{Exit, classify};
 
 /// Arenas of the allocator. glibc gives nearly every thread one, and each keeps what was freed in
-/// it: measured, a daemon that took 6 GiB kept 326 MiB, and with two arenas 185 MiB in the same
-/// time. Mapping each buffer by itself would keep less, and takes 1.5 to 3 times as long.
+/// it: a daemon that took 6 GiB peaked at 326 MiB, and with two arenas at 185 MiB in about the
+/// same time (one run each). Mapping each buffer by itself kept less, and copying in took 1.4 to
+/// 1.7 times as long.
 #[cfg(target_env = "gnu")]
 const ARENAS_MAX: libc::c_int = 2;
 
