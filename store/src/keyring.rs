@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::format::{Decoder, Encoder, FormatError};
 use crate::tree::head::VolumeId;
-use crate::tree::volume::{ReadKey, VolumeSecret};
+use crate::tree::volume::{Convergence, ReadKey, VolumeSecret};
 
 /// First bytes of the file; the format version and the volumes follow.
 const MAGIC: &[u8] = b"xorfs keyring\n";
@@ -29,6 +29,7 @@ const CHECKSUM_BYTES: usize = 32;
 
 const TAG_OWNER: u8 = 1;
 const TAG_READER: u8 = 2;
+const TAG_OWNER_NETWORK: u8 = 3;
 
 /// What a home may do with a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +123,13 @@ impl Keyring {
         for (name, access) in &self.0 {
             encoder.bytes(name.as_bytes());
             match access {
-                Access::Owner(secret) => encoder.u8(TAG_OWNER).raw(secret.as_bytes()),
+                Access::Owner(secret) => {
+                    let tag = match secret.convergence() {
+                        Convergence::Volume => TAG_OWNER,
+                        Convergence::Network => TAG_OWNER_NETWORK,
+                    };
+                    encoder.u8(tag).raw(secret.as_bytes())
+                }
                 Access::Reader(volume, key) => {
                     encoder.u8(TAG_READER).raw(volume.as_bytes()).raw(key.as_bytes())
                 }
@@ -182,6 +189,10 @@ fn decode_volumes(body: &[u8]) -> Result<Keyring, FormatError> {
             std::str::from_utf8(decoder.bytes()?).map_err(|_| FormatError::Invalid("a petname"))?;
         let access = match decoder.u8()? {
             TAG_OWNER => Access::Owner(VolumeSecret::from_bytes(decoder.array()?)),
+            TAG_OWNER_NETWORK => Access::Owner(VolumeSecret::with_convergence(
+                decoder.array()?,
+                Convergence::Network,
+            )),
             TAG_READER => Access::Reader(
                 VolumeId::from_bytes(decoder.array()?),
                 ReadKey::from_bytes(decoder.array()?),
@@ -208,6 +219,8 @@ mod tests {
         let secret = VolumeSecret::from_bytes([1; 32]);
         keyring.add("films", Access::Reader(secret.id(), secret.read_key())).unwrap();
         keyring.add("main", Access::Owner(secret)).unwrap();
+        let shared = VolumeSecret::with_convergence([2; 32], Convergence::Network);
+        keyring.add("shared", Access::Owner(shared)).unwrap();
         keyring.save(&file).unwrap();
         assert_eq!(Keyring::open(&file).unwrap(), keyring);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

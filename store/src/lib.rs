@@ -8,6 +8,7 @@
 mod block;
 mod cache;
 mod chunk;
+mod compress;
 mod config;
 mod contract;
 mod error;
@@ -39,5 +40,5 @@ pub use tree::entry::{
 pub use tree::head::{HEAD_BYTES_MAX, Head, HeadError, VolumeId};
 pub use tree::link::{LINK_NAME_BYTES_MAX, LINK_PREFIX, Link, LinkError, LinkNode, TreeLink};
 pub use tree::reader::Reader;
-pub use tree::volume::{ConvergenceSecret, ReadKey, StagingKey, VolumeSecret};
+pub use tree::volume::{Convergence, ConvergenceSecret, ReadKey, StagingKey, VolumeSecret};
 pub use tree::writer::{Draft, Writer};

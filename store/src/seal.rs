@@ -5,7 +5,8 @@
 //! guess. The piece is sealed with AES-256-GCM-SIV in segments of 16 KiB, each with its number in
 //! the nonce and the last one marked, so that a random read opens one segment and that none can
 //! be cut off, repeated or moved. Associated data binds the kind of piece, the encoding and the
-//! format version: a map can never be read as data.
+//! format version: a map can never be read as data. Before sealing, a piece is compressed where
+//! that pays (see `compress`); its key is that of the plaintext all the same.
 //!
 //! Keys are wiped when dropped, and no `Debug` shows one.
 
@@ -17,6 +18,7 @@ use aes_gcm_siv::{Aes256GcmSiv, Nonce, Tag};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::block::BLOCK_BYTES_MAX;
+use crate::compress::{self, DecompressError};
 use crate::format::{Decoder, Encoder, FORMAT_VERSION, FormatError};
 use crate::id::BlockId;
 use crate::tree::volume::ConvergenceSecret;
@@ -56,8 +58,48 @@ pub(crate) enum Kind {
     HeadRoot = 8,
 }
 
-/// The only encoding so far: plaintext as it is. Compressed pieces will get a number of their own.
 const ENCODING_PLAIN: u8 = 0;
+const ENCODING_ZSTD: u8 = 1;
+
+/// What the sealed bytes of a piece are once opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// The plaintext as it is.
+    Plain,
+    /// The plaintext compressed, of so many bytes.
+    Zstd { plain_length: u32 },
+}
+
+impl Encoding {
+    fn tag(self) -> u8 {
+        match self {
+            Self::Plain => ENCODING_PLAIN,
+            Self::Zstd { .. } => ENCODING_ZSTD,
+        }
+    }
+
+    pub(crate) fn encode(self, encoder: &mut Encoder) {
+        encoder.u8(self.tag());
+        if let Self::Zstd { plain_length } = self {
+            encoder.varint(plain_length.into());
+        }
+    }
+
+    /// Decodes the encoding of a piece of `sealed` bytes. What is compressed is shorter than its
+    /// plaintext, which is as short as any piece.
+    pub(crate) fn decode(decoder: &mut Decoder<'_>, sealed: u64) -> Result<Self, FormatError> {
+        match decoder.u8()? {
+            ENCODING_PLAIN => Ok(Self::Plain),
+            ENCODING_ZSTD => match decoder.varint()? {
+                plain if plain > unsealed_length(sealed) && plain <= PIECE_BYTES_MAX as u64 => {
+                    Ok(Self::Zstd { plain_length: plain as u32 })
+                }
+                _ => Err(FormatError::Invalid("the length of a compressed piece")),
+            },
+            _ => Err(FormatError::Invalid("an encoding of pieces that this version knows not")),
+        }
+    }
+}
 
 /// The key of one piece.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -85,6 +127,7 @@ pub struct BlockRef {
     pub(crate) id: BlockId,
     pub(crate) offset: u32,
     pub(crate) length: u32,
+    pub(crate) encoding: Encoding,
     pub(crate) key: PieceKey,
 }
 
@@ -96,29 +139,30 @@ impl BlockRef {
 
     /// Plaintext bytes of the piece.
     pub(crate) fn plain_length(&self) -> u64 {
-        let length = u64::from(self.length);
-        length - length.div_ceil(SEALED_SEGMENT_BYTES as u64) * TAG_BYTES as u64
+        match self.encoding {
+            Encoding::Plain => unsealed_length(self.length.into()),
+            Encoding::Zstd { plain_length } => plain_length.into(),
+        }
     }
 
     pub(crate) fn encode(&self, encoder: &mut Encoder) {
         encoder.raw(self.id.as_bytes()).varint(self.offset.into()).varint(self.length.into());
-        encoder.u8(ENCODING_PLAIN).raw(self.key.as_bytes());
+        self.encoding.encode(encoder);
+        encoder.raw(self.key.as_bytes());
     }
 
     pub(crate) fn decode(decoder: &mut Decoder<'_>) -> Result<Self, FormatError> {
         let id = BlockId::from_bytes(decoder.array()?);
         let (offset, length) = (decoder.varint()?, decoder.varint()?);
-        if decoder.u8()? != ENCODING_PLAIN {
-            return Err(FormatError::Invalid("an encoding of pieces that this version knows not"));
-        }
-        let key = PieceKey(decoder.array()?);
         let end = offset.checked_add(length);
         let fits = end.is_some_and(|end| end <= BLOCK_BYTES_MAX as u64);
         let last_segment = length % SEALED_SEGMENT_BYTES as u64;
         if !fits || length == 0 || (1..=TAG_BYTES as u64).contains(&last_segment) {
             return Err(FormatError::Invalid("a piece's range in its block"));
         }
-        Ok(Self { id, offset: offset as u32, length: length as u32, key })
+        let encoding = Encoding::decode(decoder, length)?;
+        let key = PieceKey(decoder.array()?);
+        Ok(Self { id, offset: offset as u32, length: length as u32, encoding, key })
     }
 }
 
@@ -130,16 +174,96 @@ impl fmt::Debug for BlockRef {
 
 /// Sealed bytes did not open: the key is another's, or they are not what was sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a sealed piece does not open with its key")]
-pub(crate) struct UnsealError;
+pub(crate) enum UnsealError {
+    /// The cipher refuses them.
+    #[error("a sealed piece does not open with its key")]
+    Cipher,
+    /// The cipher opens them, and what is compressed in them is nonsense: so it was written.
+    #[error(transparent)]
+    Compression(#[from] DecompressError),
+}
 
 /// Sealed bytes of a plaintext of this length.
 pub(crate) const fn sealed_length(plain: usize) -> usize {
     plain + plain.div_ceil(SEGMENT_BYTES) * TAG_BYTES
 }
 
-/// Appends the sealed form of `plaintext`, which is not empty, to `out`.
+/// Bytes in a sealed piece of this length, before they are decompressed.
+fn unsealed_length(sealed: u64) -> u64 {
+    sealed.saturating_sub(sealed.div_ceil(SEALED_SEGMENT_BYTES as u64) * TAG_BYTES as u64)
+}
+
+/// Appends the sealed form of `plaintext`, which is not empty, to `out`, compressed where that
+/// pays. What it returns goes into the ref.
+pub(crate) fn seal_piece(
+    kind: Kind,
+    key: &PieceKey,
+    plaintext: &[u8],
+    out: &mut Vec<u8>,
+) -> Encoding {
+    match compress::compress(plaintext) {
+        Some(packed) => {
+            let plain_length = u32::try_from(plaintext.len()).expect("a piece fits a block");
+            let encoding = Encoding::Zstd { plain_length };
+            seal_encoded(kind, encoding, key, &packed, out);
+            encoding
+        }
+        None => {
+            seal(kind, key, plaintext, out);
+            Encoding::Plain
+        }
+    }
+}
+
+/// Opens the part of a piece that covers `range` of its plaintext, from the sealed bytes that its
+/// ref names. The range must lie inside the piece; only the segments that it needs are opened.
+pub(crate) fn open_piece(
+    kind: Kind,
+    piece: &BlockRef,
+    sealed: &[u8],
+    range: Range<usize>,
+) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+    let Encoding::Zstd { plain_length } = piece.encoding else {
+        return unseal_range(kind, &piece.key, sealed, range);
+    };
+    let plain_length = plain_length as usize;
+    let packed_length = unsealed_length(sealed.len() as u64) as usize;
+    let table_bytes = compress::table_bytes(plain_length);
+    let open = |range| unseal_encoded(kind, piece.encoding, &piece.key, sealed, range);
+    // All of it in one go where it is wanted, or where it is little more than the table.
+    let whole = range.len() == plain_length || packed_length <= SEGMENT_BYTES;
+    let head = open(if whole { 0..packed_length } else { 0..table_bytes })?;
+    let table = head.get(..table_bytes).ok_or(DecompressError)?;
+    let frames = compress::frames(table, plain_length, packed_length, &range)?;
+    let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
+        return Ok(Zeroizing::default());
+    };
+    let (from, packed) = match whole {
+        true => (0, head),
+        false => (first.start, open(first.start..last.end)?),
+    };
+    let first_number = range.start / compress::FRAME_BYTES;
+    let mut plain = Zeroizing::new(Vec::with_capacity(frames.len() * compress::FRAME_BYTES));
+    for (number, frame) in (first_number..).zip(frames) {
+        let frame = packed.get(frame.start - from..frame.end - from).ok_or(DecompressError)?;
+        compress::decompress_frame(frame, number, plain_length, &mut plain)?;
+    }
+    cut(&mut plain, range.start - first_number * compress::FRAME_BYTES, range.len())?;
+    Ok(plain)
+}
+
+/// Appends the sealed form of `plaintext`, which is not empty, to `out`, as it is.
 pub(crate) fn seal(kind: Kind, key: &PieceKey, plaintext: &[u8], out: &mut Vec<u8>) {
+    seal_encoded(kind, Encoding::Plain, key, plaintext, out);
+}
+
+fn seal_encoded(
+    kind: Kind,
+    encoding: Encoding,
+    key: &PieceKey,
+    plaintext: &[u8],
+    out: &mut Vec<u8>,
+) {
     assert!(!plaintext.is_empty(), "an empty piece is written as none at all");
     let cipher = Aes256GcmSiv::new(key.as_bytes().into());
     let segments = plaintext.len().div_ceil(SEGMENT_BYTES);
@@ -150,7 +274,7 @@ pub(crate) fn seal(kind: Kind, key: &PieceKey, plaintext: &[u8], out: &mut Vec<u
         let tag = cipher
             .encrypt_inout_detached(
                 &nonce(number, number + 1 == segments),
-                &associated(kind),
+                &associated(kind, encoding),
                 (&mut out[start..]).into(),
             )
             .expect("a segment is far below the cipher's limit");
@@ -158,10 +282,20 @@ pub(crate) fn seal(kind: Kind, key: &PieceKey, plaintext: &[u8], out: &mut Vec<u
     }
 }
 
-/// Opens the part of a sealed piece that covers `range` of its plaintext. The range must lie
-/// inside the piece; only the segments it touches are read and opened.
+/// Opens the part of a piece sealed as it is that covers `range` of its plaintext. The range must
+/// lie inside the piece; only the segments it touches are read and opened.
 pub(crate) fn unseal_range(
     kind: Kind,
+    key: &PieceKey,
+    sealed: &[u8],
+    range: Range<usize>,
+) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+    unseal_encoded(kind, Encoding::Plain, key, sealed, range)
+}
+
+fn unseal_encoded(
+    kind: Kind,
+    encoding: Encoding,
     key: &PieceKey,
     sealed: &[u8],
     range: Range<usize>,
@@ -174,38 +308,43 @@ pub(crate) fn unseal_range(
     for number in first..end {
         let from = number * SEALED_SEGMENT_BYTES;
         let to = sealed.len().min(from + SEALED_SEGMENT_BYTES);
-        let (body, tag) = sealed[from..to].split_last_chunk::<TAG_BYTES>().ok_or(UnsealError)?;
+        let (body, tag) =
+            sealed[from..to].split_last_chunk::<TAG_BYTES>().ok_or(UnsealError::Cipher)?;
         let start = plain.len();
         plain.extend_from_slice(body);
         cipher
             .decrypt_inout_detached(
                 &nonce(number, number + 1 == segments),
-                &associated(kind),
+                &associated(kind, encoding),
                 (&mut plain[start..]).into(),
                 &Tag::from(*tag),
             )
-            .map_err(|_| UnsealError)?;
+            .map_err(|_| UnsealError::Cipher)?;
     }
-    let skip = range.start - first * SEGMENT_BYTES;
-    let length = range.end - range.start;
+    cut(&mut plain, range.start - first * SEGMENT_BYTES, range.len())?;
+    Ok(plain)
+}
+
+/// Leaves `length` bytes from `skip` on.
+fn cut(plain: &mut Vec<u8>, skip: usize, length: usize) -> Result<(), UnsealError> {
     if plain.len() < skip + length {
-        return Err(UnsealError);
+        return Err(UnsealError::Cipher);
     }
     if skip > 0 {
         plain.copy_within(skip..skip + length, 0);
     }
     plain.truncate(length);
-    Ok(plain)
+    Ok(())
 }
 
-/// Opens a whole sealed piece.
+/// Opens a whole piece sealed as it is.
 pub(crate) fn unseal(
     kind: Kind,
     key: &PieceKey,
     sealed: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
     let segments = sealed.len().div_ceil(SEALED_SEGMENT_BYTES);
-    let plain = sealed.len().checked_sub(segments * TAG_BYTES).ok_or(UnsealError)?;
+    let plain = sealed.len().checked_sub(segments * TAG_BYTES).ok_or(UnsealError::Cipher)?;
     unseal_range(kind, key, sealed, 0..plain)
 }
 
@@ -216,8 +355,8 @@ fn nonce(number: usize, last: bool) -> Nonce {
     nonce.into()
 }
 
-fn associated(kind: Kind) -> [u8; 3] {
-    [FORMAT_VERSION, kind as u8, ENCODING_PLAIN]
+fn associated(kind: Kind, encoding: Encoding) -> [u8; 3] {
+    [FORMAT_VERSION, kind as u8, encoding.tag()]
 }
 
 #[cfg(test)]
@@ -248,6 +387,29 @@ mod tests {
             let range = from.min(to)..from.max(to);
             let opened = unseal_range(Kind::Data, &key, &sealed, range.clone());
             prop_assert_eq!(&opened.unwrap()[..], &plain[range]);
+        }
+
+        /// The same of a piece that is compressed, and of none under another's encoding.
+        #[test]
+        fn any_range_of_a_compressed_piece_opens(length in 100_usize..300_000, from: usize, to: usize) {
+            let plain: Vec<u8> = (0..length).map(|i| (i / 9 % 251 * (i % 9)) as u8).collect();
+            let key = PieceKey::derive(&secret(), &plain);
+            let mut sealed = Vec::new();
+            let encoding = seal_piece(Kind::Data, &key, &plain, &mut sealed);
+            prop_assert_eq!(encoding, Encoding::Zstd { plain_length: length as u32 });
+            prop_assert!(sealed.len() < sealed_length(length));
+            let (id, offset) = (BlockId::from_bytes([0; 32]), 0);
+            let piece = BlockRef { id, offset, length: sealed.len() as u32, encoding, key };
+            let (from, to) = (from % length, to % (length + 1));
+            let range = from.min(to)..from.max(to);
+            let opened = open_piece(Kind::Data, &piece, &sealed, range.clone());
+            prop_assert_eq!(&opened.unwrap()[..], &plain[range.clone()]);
+            prop_assert!(unseal(Kind::Data, &piece.key, &sealed).is_err());
+            for plain_length in [1, sealed.len() as u32, PIECE_BYTES_MAX as u32] {
+                let lie = BlockRef { encoding: Encoding::Zstd { plain_length }, ..piece.clone() };
+                let opened = open_piece(Kind::Data, &lie, &sealed, 0..plain_length as usize);
+                prop_assert!(plain_length == length as u32 || opened.is_err());
+            }
         }
 
         #[test]

@@ -5,14 +5,14 @@ use bytes::Bytes;
 
 use crate::format::Encoder;
 use crate::id::BlockId;
-use crate::seal::{BlockRef, Kind, PieceKey, seal};
+use crate::seal::{BlockRef, Encoding, Kind, PieceKey, seal, seal_piece};
 use crate::staging::Change;
 use crate::tree::entry::{Attr, Content, Entry, NameOf, Node, Timestamp, VolumeRoot, Xattrs};
 use crate::tree::head::Head;
 use crate::tree::link::{Link, TreeLink};
 use crate::tree::map::{self, Extent};
 use crate::tree::shard::{Child, Item, Shard, hash_of};
-use crate::tree::volume::VolumeSecret;
+use crate::tree::volume::{Convergence, VolumeSecret};
 
 fn secret() -> VolumeSecret {
     VolumeSecret::from_bytes([0x11; 32])
@@ -20,7 +20,8 @@ fn secret() -> VolumeSecret {
 
 fn piece() -> BlockRef {
     let id = BlockId::from_bytes([0xaa; 32]);
-    BlockRef { id, offset: 0x1234, length: 0x5678, key: PieceKey::from_bytes([0xbb; 32]) }
+    let key = PieceKey::from_bytes([0xbb; 32]);
+    BlockRef { id, offset: 0x1234, length: 0x5678, encoding: Encoding::Plain, key }
 }
 
 fn entry() -> Entry {
@@ -49,6 +50,12 @@ fn small_formats_byte_by_byte() {
     let mut encoder = Encoder::default();
     piece().encode(&mut encoder);
     let id_offset_length_encoding = format!("{}b424f8ac0100", "aa".repeat(32));
+    assert_eq!(hex(&encoder.finish()), format!("{id_offset_length_encoding}{}", "bb".repeat(32)));
+
+    let mut encoder = Encoder::default();
+    let encoding = Encoding::Zstd { plain_length: 0x9_1234 };
+    BlockRef { encoding, ..piece() }.encode(&mut encoder);
+    let id_offset_length_encoding = format!("{}b424f8ac0101b4a424", "aa".repeat(32));
     assert_eq!(hex(&encoder.finish()), format!("{id_offset_length_encoding}{}", "bb".repeat(32)));
 
     let mut encoder = Encoder::default();
@@ -88,7 +95,10 @@ fn larger_formats_by_their_hash() {
     };
     let mut sealed = Vec::new();
     seal(Kind::Data, &PieceKey::from_bytes([0xbb; 32]), &[7; 40_000], &mut sealed);
+    let mut packed = Vec::new();
+    seal_piece(Kind::Data, &PieceKey::from_bytes([0xbb; 32]), &[7; 140_000], &mut packed);
     let link = TreeLink::new(Some(b"film"), 0o644, &Node::File(content)).unwrap();
+    let shared = VolumeSecret::with_convergence([0x11; 32], Convergence::Network);
     let found = [
         ("map", hash(&map::encode(1, &extents))),
         ("directory leaf", hash(&Shard::Leaf(vec![item]).encode())),
@@ -98,8 +108,12 @@ fn larger_formats_by_their_hash() {
         ("head", hash(head.encoded())),
         ("journal record", hash(&write.encode())),
         ("sealed piece", hash(&sealed)),
+        ("sealed piece, compressed", hash(&packed)),
         ("derived key", hash(PieceKey::derive(&secret().convergence_secret(), b"x").as_bytes())),
         ("file link", hash(Link::Tree(link).to_string().as_bytes())),
+        ("write link", hash(Link::Write(secret()).to_string().as_bytes())),
+        ("write link, network", hash(Link::Write(shared.clone()).to_string().as_bytes())),
+        ("network key", hash(PieceKey::derive(&shared.convergence_secret(), b"x").as_bytes())),
         ("read link", hash(Link::Read(secret().id(), secret().read_key()).to_string().as_bytes())),
     ];
     let found: Vec<String> = found.iter().map(|(name, hash)| format!("{name} {hash}")).collect();

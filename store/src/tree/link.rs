@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::format::{Decoder, Encoder, FORMAT_VERSION, FormatError};
 use crate::tree::entry::{Content, Node};
 use crate::tree::head::VolumeId;
-use crate::tree::volume::{ReadKey, VolumeSecret};
+use crate::tree::volume::{Convergence, ReadKey, VolumeSecret};
 
 /// What every link starts with.
 pub const LINK_PREFIX: &str = "xorfs:";
@@ -30,6 +30,7 @@ const KIND_FILE: u8 = 1;
 const KIND_DIRECTORY: u8 = 2;
 const KIND_READ: u8 = 3;
 const KIND_WRITE: u8 = 4;
+const KIND_WRITE_NETWORK: u8 = 5;
 
 /// A capability to one tree or to a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +133,11 @@ impl fmt::Display for Link {
                 encoder.u8(KIND_READ).raw(volume.as_bytes()).raw(key.as_bytes());
             }
             Self::Write(secret) => {
-                encoder.u8(KIND_WRITE).raw(secret.as_bytes());
+                let kind = match secret.convergence() {
+                    Convergence::Volume => KIND_WRITE,
+                    Convergence::Network => KIND_WRITE_NETWORK,
+                };
+                encoder.u8(kind).raw(secret.as_bytes());
             }
         }
         let mut bytes = Zeroizing::new(encoder.finish());
@@ -191,6 +196,9 @@ fn decode(bytes: &[u8]) -> Result<Link, LinkError> {
             ReadKey::from_bytes(decoder.array()?),
         ),
         KIND_WRITE => Link::Write(VolumeSecret::from_bytes(decoder.array()?)),
+        KIND_WRITE_NETWORK => {
+            Link::Write(VolumeSecret::with_convergence(decoder.array()?, Convergence::Network))
+        }
         kind @ (KIND_FILE | KIND_DIRECTORY) => Link::Tree(decode_tree(kind, &mut decoder)?),
         _ => return Err(FormatError::Invalid("a kind of link").into()),
     };
@@ -238,7 +246,7 @@ const _: () = assert!(FORMAT_VERSION == 1, "a new format needs a new look at lin
 mod tests {
     use super::*;
     use crate::id::BlockId;
-    use crate::seal::{BlockRef, PieceKey};
+    use crate::seal::{BlockRef, Encoding, PieceKey};
 
     fn links() -> Vec<Link> {
         let secret = VolumeSecret::from_bytes([5; 32]);
@@ -246,6 +254,7 @@ mod tests {
             id: BlockId::of(b"block"),
             offset: 1_000_000,
             length: 40_000,
+            encoding: Encoding::Zstd { plain_length: 1_000_000 },
             key: PieceKey::from_bytes([9; 32]),
         };
         let content = Content { size: u64::MAX, height: 4, root: Some(root) };
@@ -259,6 +268,7 @@ mod tests {
             tree(Some("empty"), Node::File(Content::default())),
             Link::Read(secret.id(), secret.read_key()),
             Link::Write(secret),
+            Link::Write(VolumeSecret::with_convergence([5; 32], Convergence::Network)),
         ]
     }
 

@@ -16,7 +16,7 @@ use crate::block::{BLOCK_BYTES_MAX, Block};
 use crate::contract::{BlockStore, Class};
 use crate::error::WriteError;
 use crate::id::BlockId;
-use crate::seal::{BlockRef, Kind, PieceKey, seal, sealed_length};
+use crate::seal::{BlockRef, Encoding, Kind, PieceKey, seal_piece, sealed_length};
 use crate::tree::volume::ConvergenceSecret;
 
 /// A piece in the shared block under way, or in one completed since.
@@ -28,8 +28,8 @@ pub(crate) struct Packer {
     blocks: Arc<dyn BlockStore>,
     secret: ConvergenceSecret,
     shared: Vec<u8>,
-    /// Slots in `shared`, with range and key.
-    waiting: Vec<(usize, Range<usize>, PieceKey)>,
+    /// Slots in `shared`, with range, encoding and key.
+    waiting: Vec<(usize, Range<usize>, Encoding, PieceKey)>,
     settled: Vec<Option<BlockRef>>,
     /// Slots of equal pieces, so that equal small files are stored once per sealing.
     known: HashMap<(Kind, [u8; 32]), Slot>,
@@ -57,11 +57,11 @@ impl Packer {
             self.flush()?;
         }
         let from = self.shared.len();
-        seal(kind, &key, plaintext, &mut self.shared);
+        let encoding = seal_piece(kind, &key, plaintext, &mut self.shared);
         let slot = Slot(self.settled.len());
         self.settled.push(None);
         self.known.insert((kind, *key.as_bytes()), slot);
-        self.waiting.push((slot.0, from..self.shared.len(), key));
+        self.waiting.push((slot.0, from..self.shared.len(), encoding, key));
         Ok(slot)
     }
 
@@ -72,9 +72,9 @@ impl Packer {
         }
         let shared = std::mem::take(&mut self.shared);
         let id = self.put(shared)?;
-        for (slot, range, key) in self.waiting.drain(..) {
+        for (slot, range, encoding, key) in self.waiting.drain(..) {
             let (offset, length) = (range.start as u32, range.len() as u32);
-            self.settled[slot] = Some(BlockRef { id, offset, length, key });
+            self.settled[slot] = Some(BlockRef { id, offset, length, encoding, key });
         }
         Ok(())
     }
@@ -91,10 +91,10 @@ impl Packer {
     pub(crate) fn alone(&self, kind: Kind, plaintext: &[u8]) -> Result<BlockRef, WriteError> {
         let key = PieceKey::derive(&self.secret, plaintext);
         let mut sealed = Vec::new();
-        seal(kind, &key, plaintext, &mut sealed);
+        let encoding = seal_piece(kind, &key, plaintext, &mut sealed);
         let length = sealed.len() as u32;
         let id = self.put(sealed)?;
-        Ok(BlockRef { id, offset: 0, length, key })
+        Ok(BlockRef { id, offset: 0, length, encoding, key })
     }
 
     /// Seals runs of `plaintext` into blocks of their own, on all cores.

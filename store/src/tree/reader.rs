@@ -18,7 +18,7 @@ use crate::contract::BlockStore;
 use crate::error::ReadError;
 use crate::format::{Decoder, FormatError};
 use crate::id::BlockId;
-use crate::seal::{BlockRef, Kind, PieceKey, UnsealError, unseal, unseal_range};
+use crate::seal::{BlockRef, Kind, PieceKey, UnsealError, open_piece, unseal};
 use crate::tree::entry::{
     Content, Entry, NameOf, Node, VolumeRoot, XattrMap, Xattrs, decode_xattrs,
 };
@@ -375,7 +375,8 @@ impl Reader {
     fn open(&self, piece: &BlockRef, kind: Kind) -> Result<Zeroizing<Vec<u8>>, ReadError> {
         let block = self.block(&piece.id)?;
         let sealed = sealed_piece(&block, piece)?;
-        unseal(kind, &piece.key, sealed).map_err(|error| not_opened(piece.id, error))
+        let whole = 0..piece.plain_length() as usize;
+        open_piece(kind, piece, sealed, whole).map_err(|error| not_opened(piece.id, error))
     }
 
     fn open_range(
@@ -386,7 +387,7 @@ impl Reader {
     ) -> Result<Zeroizing<Vec<u8>>, ReadError> {
         let block = self.block(&piece.id)?;
         let sealed = sealed_piece(&block, piece)?;
-        unseal_range(kind, &piece.key, sealed, range).map_err(|error| not_opened(piece.id, error))
+        open_piece(kind, piece, sealed, range).map_err(|error| not_opened(piece.id, error))
     }
 
     fn block(&self, id: &BlockId) -> Result<Block, ReadError> {
