@@ -1,9 +1,9 @@
 # Every target is one script, so that each can also be run, read and tested on its own.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint audit bench
+.PHONY: help setup demo test test-long lint audit bench
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the build needs (Debian and Ubuntu), or say what is missing
 	@scripts/setup.sh
@@ -13,6 +13,9 @@ demo: ## build, start five nodes, copy in, kill the first, read back and compare
 
 test: ## run all tests
 	@scripts/test.sh
+
+test-long: ## run all tests, with the long campaigns: hundreds of crashes, large churn
+	@XORFS_TEST_LONG=1 scripts/test.sh
 
 lint: ## rustfmt, clippy with warnings as errors, tidy checks, shellcheck
 	@scripts/lint.sh

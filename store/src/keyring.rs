@@ -11,6 +11,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::crash;
 use crate::format::{Decoder, Encoder, FormatError};
 use crate::tree::head::VolumeId;
 use crate::tree::volume::{Convergence, ReadKey, VolumeSecret};
@@ -83,7 +84,9 @@ impl Keyring {
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         out.write_all(&self.encode())?;
         out.sync_all()?;
+        crash::point("keyring-before-rename");
         fs::rename(&fresh, file)?;
+        crash::point("keyring-after-rename");
         if let Some(folder) = file.parent() {
             File::open(folder)?.sync_all()?;
         }

@@ -11,6 +11,7 @@ mod chunk;
 mod compress;
 mod config;
 mod contract;
+pub mod crash;
 mod error;
 mod format;
 mod id;

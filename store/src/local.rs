@@ -42,6 +42,7 @@ use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions, WriteBatch, WriteOpt
 use crate::block::Block;
 use crate::config::LocalConfig;
 use crate::contract::{Batch, BlockStore, Class, Inventory, Ledger, Table, Usage};
+use crate::crash;
 use crate::error::{OpenError, ReadError, WriteError};
 use crate::id::{BlockId, ID_BYTES};
 use change::{Change, Counters, Cursor};
@@ -303,7 +304,10 @@ impl Inventory for Local {
         let Some(row) = self.row_to_change(id)? else { return Ok(()) };
         let mut change = self.change(&writer);
         change.remove(id, row);
-        self.apply(&mut writer, change)
+        crash::point("remove-before");
+        self.apply(&mut writer, change)?;
+        crash::point("remove-after");
+        Ok(())
     }
 }
 

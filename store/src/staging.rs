@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::contract::{Batch, BlockStore, Ledger, Table};
+use crate::crash;
 use crate::error::{ReadError, TreeError, WriteError};
 use crate::format::{FORMAT_VERSION, FormatError};
 use crate::id::{BlockId, ID_BYTES};
@@ -156,7 +157,9 @@ impl Journal {
             seal(Kind::Journal, &key, &change.encode(), &mut sealed);
             batch.put(Table::Journal, ledger_key(self.volume, *sequence), sealed);
         }
+        crash::point("journal-before-append");
         self.ledger.commit(batch)?;
+        crash::point("journal-after-append");
         self.held().extend(changes.iter().map(|(sequence, _)| *sequence));
         Ok(())
     }
@@ -183,7 +186,9 @@ impl Journal {
         for sequence in &sealed {
             batch.delete(Table::Journal, ledger_key(self.volume, *sequence));
         }
+        crash::point("head-before-commit");
         self.ledger.commit(batch)?;
+        crash::point("head-after-commit");
         let mut held = self.held();
         for sequence in sealed {
             held.remove(&sequence);

@@ -1,5 +1,6 @@
 //! Integration tests, in one binary: what needs more than one module, process or machine.
 
+mod campaign;
 mod cli;
 mod conformance;
 mod crash;

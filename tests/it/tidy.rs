@@ -42,6 +42,12 @@ fn tidy_crates_depend_one_way() {
 }
 
 #[test]
+fn tidy_crash_points_are_for_tests() {
+    let complaints = tidy::crash_points(&tidy::workspace(), &sources());
+    expect_none(&complaints.expect("the manifests can be read"));
+}
+
+#[test]
 fn tidy_libraries_stay_behind_their_doors() {
     expect_none(&tidy::library_edges(&sources()));
 }

@@ -15,8 +15,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use rules::{
-    banned_words, crate_edges, dead_links, function_lengths, headers, library_edges, module_files,
-    sizes,
+    banned_words, crash_points, crate_edges, dead_links, function_lengths, headers, library_edges,
+    module_files, sizes,
 };
 
 /// Crates, in the order of their dependencies; each is a folder of the workspace.

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use xorfs_net::Identity;
+use xorfs_store::crash;
 
 use crate::exit::{Exit, Failure};
 
@@ -46,7 +47,9 @@ fn save(path: &Path, seed: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(seed)?;
     file.sync_all()?;
+    crash::point("identity-before-rename");
     fs::rename(&temporary, path)?;
+    crash::point("identity-after-rename");
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),

@@ -12,7 +12,7 @@ mod tree;
 use std::sync::Arc;
 use std::time::Instant;
 
-use xorfs_store::{Content, FileEdit, Head, WriteError, Writer};
+use xorfs_store::{Content, FileEdit, Head, WriteError, Writer, crash};
 
 use crate::error::FsError;
 use crate::view::inode::{Body, HeldXattrs, Inode};
@@ -86,6 +86,7 @@ impl Volume {
         let committed = sealed.and_then(|(sealed, head)| {
             let journal = journal.lock().expect("no holder panics");
             if let Some(head) = &head {
+                crash::point("seal-before-head");
                 journal.commit_head(&**blocks, head, snapshot.through)?;
             }
             let mut state = self.lock();

@@ -15,6 +15,7 @@ use super::columns::{Column, parse_cached_key};
 use super::{Local, Writer, locked};
 use crate::block::Block;
 use crate::contract::Class;
+use crate::crash;
 use crate::error::WriteError;
 
 impl Local {
@@ -37,7 +38,9 @@ impl Local {
             }
         }
         change.insert(block, class);
+        crash::point("put-before");
         self.apply(writer, change)?;
+        crash::point("put-after");
         writer.unflushed.note(block.id(), Some(block.clone()));
         Ok(())
     }
@@ -97,6 +100,7 @@ impl Local {
         }
         rows.status().map_err(|error| self.health.fail(error))?;
         change.cursor.evict_from = kept.unwrap_or(end);
+        crash::point("evict");
         Ok(change.dropped_bytes)
     }
 }

@@ -17,6 +17,7 @@ use super::change::restate;
 use super::columns::Column;
 use super::{Local, family, locked};
 use crate::block::Block;
+use crate::crash;
 use crate::error::WriteError;
 use crate::id::BlockId;
 
@@ -61,6 +62,7 @@ impl Local {
         let flushed = if unflushed.beyond {
             // Puts go on in the meantime and are noted for the next flush.
             drop(writer);
+            crash::point("flush-before");
             let families = Column::UNLOGGED.map(|column| family(&self.db, column));
             self.db
                 .flush_cfs_opt(&families.each_ref(), &FlushOptions::default())
@@ -72,6 +74,7 @@ impl Local {
             drop(writer);
             logged
         };
+        crash::point("flush-after");
         if flushed.is_err() {
             locked(&self.writer).unflushed = Unflushed { beyond: true, ..Unflushed::default() };
         }
@@ -93,6 +96,9 @@ impl Local {
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(batch, &options).map_err(|error| self.write_error(error))
+        crash::point("log-before");
+        self.db.write_opt(batch, &options).map_err(|error| self.write_error(error))?;
+        crash::point("log-after");
+        Ok(())
     }
 }

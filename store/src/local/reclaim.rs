@@ -14,6 +14,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions, DB};
 
 use super::columns::Column;
 use super::family;
+use crate::crash;
 
 /// Garbage below this is left alone: a pass rewrites every key.
 const GARBAGE_BYTES_MIN: u64 = 64 << 20;
@@ -132,7 +133,9 @@ fn run(signal: &Signal, db: &DB, live_bytes: &LiveBytes) {
         {
             before = held;
             signal.state().dropped_bytes = 0;
+            crash::point("reclaim-before");
             pass(db);
+            crash::point("reclaim-after");
             tracing::debug!(before, after = blob_bytes(db), "reclaimed space of forgotten blocks");
         }
     }

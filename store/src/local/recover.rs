@@ -15,6 +15,7 @@ use super::columns::{Column, Row, database_options, descriptors, parse_id};
 use super::family;
 use super::fault::open_error;
 use crate::config::LocalConfig;
+use crate::crash;
 use crate::error::OpenError;
 
 /// Version of the column families and their rows. Raised when this version of xorfs could not
@@ -95,6 +96,7 @@ fn write_format(dir: &Path, path: &Path) -> io::Result<()> {
     let mut file = File::create(&new)?;
     writeln!(file, "{FORMAT_PREFIX}{STORE_FORMAT}")?;
     file.sync_all()?;
+    crash::point("format-before-rename");
     fs::rename(&new, path)?;
     File::open(dir)?.sync_all()
 }

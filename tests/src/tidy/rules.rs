@@ -7,6 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use xorfs_store::crash::POINTS;
+
 use super::text::{is_word, words};
 use super::{CRATES, Source};
 
@@ -166,6 +168,33 @@ fn own_crate(text: &str) -> Option<String> {
         text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '_').collect();
     let own = CRATES.iter().any(|ours| name == format!("xorfs-{ours}"));
     own.then_some(name)
+}
+
+/// Crash points that nobody reaches or lists, and manifests that would build them into anything
+/// but tests.
+pub fn crash_points(root: &Path, sources: &[Source]) -> io::Result<Vec<String>> {
+    let mut complaints = Vec::new();
+    let code = sources.iter().filter(|source| !source.is_test());
+    let placed: Vec<&str> = code
+        .flat_map(|source| source.text.split("crash::point(\"").skip(1))
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    for name in POINTS {
+        if !placed.contains(&name) {
+            complaints.push(format!("crash point {name} is listed and stands nowhere"));
+        }
+    }
+    let unlisted = placed.iter().filter(|name| !POINTS.contains(name));
+    complaints.extend(unlisted.map(|name| format!("crash point {name} is not listed")));
+    for name in CRATES.into_iter().filter(|name| *name != "tests") {
+        let manifest = fs::read_to_string(root.join(name).join("Cargo.toml"))?;
+        let enables =
+            |line: &&str| line.contains("\"crash-points\"") || line.contains("/crash-points");
+        if manifest.lines().any(|line| enables(&line)) {
+            complaints.push(format!("{name}/Cargo.toml: only tests may enable crash points"));
+        }
+    }
+    Ok(complaints)
 }
 
 /// Files that name a library which is none of their business.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use xorfs_store::{
-    BlockRef, Content, Entry, NameOf, Node, Reader, TreeError, VolumeRoot, Writer, Xattrs,
+    BlockRef, Content, Entry, NameOf, Node, Reader, TreeError, VolumeRoot, Writer, Xattrs, crash,
 };
 
 use crate::view::inode::ROOT;
@@ -30,9 +30,11 @@ pub(super) fn write(
     let mut drafts = Vec::with_capacity(snapshot.files.len());
     for (ino, edit) in &snapshot.files {
         drafts.push((*ino, writer.file(edit)?));
+        crash::point("seal-after-file");
     }
     let xattrs = write_xattrs(snapshot, writer, &mut sealed)?;
     writer.flush()?;
+    crash::point("seal-after-files");
     for (ino, draft) in drafts {
         sealed.contents.insert(ino, writer.settle(draft));
     }
@@ -102,6 +104,7 @@ fn write_directories(
             drafts.push((ino, writer.directory(&directory.base, changes.collect())?));
         }
         writer.flush()?;
+        crash::point("seal-after-directories");
         for (ino, draft) in drafts {
             let content = writer.settle(draft);
             sealed.contents.insert(ino, content);
