@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use xorfs_net::{Identity, NetConfig, Network, Replicated};
-use xorfs_store::{Block, BlockStore, Class, Inventory, Ledger, Local, LocalConfig, Memory};
+use xorfs_store::{Block, BlockStore, Inventory, Ledger, Local, LocalConfig, Memory, Purpose};
 
 const BLOCK_BYTES: usize = 256 << 10;
 
@@ -44,7 +44,7 @@ fn measure<S: Inventory + Ledger + 'static>(
     let (second, third) = (start("second", join), start("third", join));
     let started = now();
     for block in blocks {
-        first.blocks.put(block, Class::Pinned).expect("the store takes a block");
+        first.blocks.put(block, Purpose::Own).expect("the store takes a block");
     }
     first.blocks.flush().expect("the store flushes");
     while first.network.status().owed_blocks > 0 {

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use xorfs_store::{Block, BlockId, BlockStore, Class, ReadError, WriteError};
+use xorfs_store::{Block, BlockId, BlockStore, Purpose, ReadError, WriteError, WriteGuard};
 
 use crate::driver::{Network, Why, clock};
 use crate::node::search::Found;
 
-/// Pinned blocks put without a flush after which publishing starts all the same: enough to
+/// Blocks to publish put without a flush after which publishing starts all the same: enough to
 /// leave small writes alone, few enough that a large one is published while it is written.
 const WAKE_AFTER_PUTS: usize = 64;
 
@@ -62,15 +62,23 @@ impl BlockStore for Replicated {
         self.local.contains(id)
     }
 
-    fn put(&self, block: &Block, class: Class) -> Result<(), WriteError> {
-        self.local.put(block, class)?;
-        if class == Class::Pinned
+    fn put(&self, block: &Block, purpose: Purpose) -> Result<(), WriteError> {
+        self.local.put(block, purpose)?;
+        if purpose.publishes()
             && self.unflushed.fetch_add(1, Ordering::Relaxed) + 1 >= WAKE_AFTER_PUTS
         {
             self.unflushed.store(0, Ordering::Relaxed);
             self.network.wake_publisher();
         }
         Ok(())
+    }
+
+    fn renew(&self, id: &BlockId) -> Result<bool, WriteError> {
+        self.local.renew(id)
+    }
+
+    fn guard(&self) -> WriteGuard {
+        self.local.guard()
     }
 
     fn flush(&self) -> Result<(), WriteError> {

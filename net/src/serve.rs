@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use xorfs_store::{
-    Batch, Block, BlockId, Class, Head, Inventory, Ledger, ReadError, Table, VolumeId, WriteError,
+    Batch, Block, BlockId, Head, Inventory, Ledger, Purpose, ReadError, Table, VolumeId, WriteError,
 };
 
 use crate::identity::NodeId;
@@ -129,7 +129,7 @@ impl<R: Routes> Server<'_, R> {
         if !self.routes.is_close_to(&Key::from(id)) {
             return Response::Refused(Refusal::NotClose);
         }
-        kept(self.store.put(&block, Class::InRange))
+        kept(self.store.put(&block, Purpose::Hold))
     }
 
     fn keep_head(&self, payload: Bytes) -> Response {

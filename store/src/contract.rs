@@ -11,16 +11,40 @@ use bytes::Bytes;
 
 use crate::block::Block;
 use crate::error::{ReadError, WriteError};
+use crate::gc::{Marked, Swept};
+use crate::horizon::{Horizon, WriteGuard};
 use crate::id::BlockId;
 
-/// Why a block is kept, which decides whether it may be evicted.
+/// What a block is put for. A later `put` adds its purpose to the earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Fetched for a reader: evictable.
+    Cache,
+    /// Stored for the network, because this node is in the block's close group.
+    Hold,
+    /// Written here for a volume that is not pinned: owed to the network, evictable after that.
+    Publish,
+    /// Written here for a volume that is pinned: owed to the network and never evicted.
+    Own,
+    /// Fetched to be kept: never evicted, not owed.
+    Pin,
+}
+
+impl Purpose {
+    /// Whether a block put for this has to get to the network.
+    pub fn publishes(self) -> bool {
+        matches!(self, Self::Publish | Self::Own)
+    }
+}
+
+/// Why a block is held, as it is reported: the strongest of its reasons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Fetched for a reader; goes first.
+    /// Fetched for a reader, or written for a volume that is not pinned.
     Cached,
-    /// Stored for the network, because this node is in the block's close group.
+    /// Stored for the network.
     InRange,
-    /// Belongs to a volume or a tree that this home owns; never evicted.
+    /// Belongs to a volume or a tree that this home keeps; never evicted.
     Pinned,
 }
 
@@ -29,7 +53,8 @@ pub enum Class {
 /// Promises: `get` returns bytes that match the id or an error, never anything else. After
 /// `put` returns, `get` on the same store finds the block; after `flush` returns, every earlier
 /// `put` survives a crash. A `put` of a block that is there confirms that it still reads,
-/// mends it where it does not, and only ever raises its class. Every call ends: an implementation that asks the network has a deadline.
+/// mends it where it does not, and only ever adds reasons to hold it. Every call ends: an
+/// implementation that asks the network has a deadline.
 pub trait BlockStore: Send + Sync {
     /// Reads a block.
     ///
@@ -45,7 +70,14 @@ pub trait BlockStore: Send + Sync {
     /// # Errors
     /// `Full` leaves the store as it was; `Io` and `Poisoned` mean that the store must be
     /// reopened.
-    fn put(&self, block: &Block, class: Class) -> Result<(), WriteError>;
+    fn put(&self, block: &Block, purpose: Purpose) -> Result<(), WriteError>;
+
+    /// Whether a block is held. If so it counts as put just now, so that it may be named by what
+    /// is being written under a guard. That it reads is not checked.
+    fn renew(&self, id: &BlockId) -> Result<bool, WriteError>;
+
+    /// While the guard lives, garbage collection takes nothing that was put or renewed since.
+    fn guard(&self) -> WriteGuard;
 
     /// Makes every earlier `put` crash-safe.
     fn flush(&self) -> Result<(), WriteError>;
@@ -65,7 +97,13 @@ pub struct Usage {
     pub cached_bytes: u64,
     /// Number of blocks of every class.
     pub blocks: u64,
-    /// Hard cap on the sum in bytes; `u64::MAX` where none was set.
+    /// Bytes of the journal: changes that are crash-safe here and not sealed yet.
+    pub staged_bytes: u64,
+    /// What the store takes of the disk, with what is in memory on its way there.
+    pub occupied_bytes: u64,
+    /// Bytes of forgotten blocks that are still to be given back to the disk.
+    pub reclaimable_bytes: u64,
+    /// Hard cap in bytes; `u64::MAX` where none was set.
     pub quota_bytes: u64,
     /// Free bytes of the disk beneath, as the system tells.
     pub disk_free_bytes: u64,
@@ -80,8 +118,8 @@ impl Usage {
 
 /// What replication knows about the blocks held here.
 ///
-/// A block put as `Pinned` is *owed* to the network until `set_copies` has recorded enough
-/// acknowledgements; what is owed survives a restart together with the block.
+/// A block put for `Own` or `Publish` is *owed* to the network until `set_copies` has recorded
+/// enough acknowledgements; what is owed survives a restart together with the block.
 pub trait Inventory: BlockStore {
     /// Up to `limit` ids of held blocks in ascending order, starting after `after`. Reads no
     /// block bytes.
@@ -106,6 +144,17 @@ pub trait Inventory: BlockStore {
 
     /// Forgets a block. Nothing happens where it is not held.
     fn remove(&self, id: &BlockId) -> Result<(), WriteError>;
+
+    /// Below which order blocks belong to no work in flight: taken before roots are listed.
+    fn horizon(&self) -> Horizon;
+
+    /// Ends a garbage collection, see `gc`. Of the blocks older than `horizon`, those that are
+    /// marked are pinned or not as their mark says; of the others those that were pinned or owed
+    /// go, or stay for the network alone where they are in range. With `dry_run` nothing changes.
+    ///
+    /// # Errors
+    /// What was done until then stays done; a later collection does the rest.
+    fn sweep(&self, horizon: Horizon, marked: &Marked, dry_run: bool) -> Result<Swept, WriteError>;
 }
 
 /// A kind of record in the ledger.

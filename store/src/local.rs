@@ -16,8 +16,8 @@
 //! 4. Walking ids, owed ids and cached ids reads no blob file.
 //! 5. After a failed write nothing is written until the store is reopened (see `fault`).
 //!
-//! Lock order: flushing, then writer, then counters, then the reclaimer's state. `usage` and `owed_totals` take
-//! the counters alone, so they never wait for the disk's writes.
+//! Lock order: flushing, then writer, then counters, then the guards and the reclaimer's state.
+//! `usage` and `owed_totals` take the counters alone, so they never wait for the disk's writes.
 //!
 //! Deliberately absent: a cache of blocks (readers have one of opened segments), the repair of
 //! a corrupt block (whoever reads it removes it and fetches it again), and classes other than
@@ -30,6 +30,9 @@ mod durable;
 mod fault;
 mod reclaim;
 mod recover;
+mod space;
+mod staged;
+mod sweep;
 
 use std::fs::File;
 use std::io;
@@ -41,15 +44,19 @@ use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions, WriteBatch, WriteOpt
 
 use crate::block::Block;
 use crate::config::LocalConfig;
-use crate::contract::{Batch, BlockStore, Class, Inventory, Ledger, Table, Usage};
+use crate::contract::{Batch, BlockStore, Inventory, Ledger, Purpose, Table, Usage};
 use crate::crash;
 use crate::error::{OpenError, ReadError, WriteError};
+use crate::gc::{Marked, Swept};
+use crate::horizon::{Guards, Horizon, WriteGuard};
 use crate::id::{BlockId, ID_BYTES};
+use crate::standing::Standing;
 use change::{Change, Counters, Cursor};
 use columns::{Column, Row, parse_id};
 use durable::Unflushed;
 use fault::{Health, is_no_space, read_error};
 use reclaim::Reclaimer;
+use staged::Staged;
 
 /// Most ids that one call reserves memory for before it found them.
 const IDS_RESERVED_MAX: usize = 4096;
@@ -65,6 +72,8 @@ pub struct Local {
     writer: Mutex<Writer>,
     flushing: Mutex<()>,
     counters: Arc<Mutex<Counters>>,
+    guards: Arc<Guards>,
+    staged: Mutex<Staged>,
     /// Declared last: the store is free for others only when the database is closed.
     _lock: File,
 }
@@ -86,6 +95,7 @@ impl Local {
         recover::check_format(dir)?;
         let db = Arc::new(recover::open_database(dir, &config)?);
         let (counters, cursor) = recover::count(&db)?;
+        let staged = Staged::of(&db)?;
         let counters = Arc::new(Mutex::new(counters));
         let live_bytes = {
             let counters = Arc::clone(&counters);
@@ -102,6 +112,8 @@ impl Local {
             writer: Mutex::new(Writer { cursor, unflushed: Unflushed::default() }),
             flushing: Mutex::new(()),
             counters,
+            guards: Arc::default(),
+            staged: Mutex::new(staged),
             _lock: lock,
         })
     }
@@ -218,33 +230,48 @@ impl BlockStore for Local {
         Ok(self.row(id)?.is_some())
     }
 
-    fn put(&self, block: &Block, class: Class) -> Result<(), WriteError> {
+    fn put(&self, block: &Block, purpose: Purpose) -> Result<(), WriteError> {
         self.health.check()?;
         let mut writer = locked(&self.writer);
         let id = block.id();
-        match self.row_to_change(&id)? {
-            None => self.insert(&mut writer, block, class),
-            Some(row) => {
-                let raised = Row {
-                    class: row.class.max(class),
-                    owed: row.owed || (class == Class::Pinned && row.class < class),
-                    ..row
-                };
-                // Nothing may lean on a block that is named and does not read.
-                let reads = matches!(self.find(&id, ReadOptions::default()), Ok(Some(_)));
-                if reads && raised == row {
-                    return Ok(());
-                }
-                let mut change = self.change(&writer);
-                if !reads {
-                    change.mend(block);
-                }
-                change.replace(&id, Some(row), Some(raised));
-                self.apply(&mut writer, change)?;
-                writer.unflushed.note(id, (!reads).then(|| block.clone()));
-                Ok(())
-            }
+        let Some(row) = self.row_to_change(&id)? else {
+            return self.insert(&mut writer, block, purpose);
+        };
+        let mut raised = Row { standing: row.standing.after_put(purpose), ..row };
+        // Nothing may lean on a block that is named and does not read.
+        let reads = matches!(self.find(&id, ReadOptions::default()), Ok(Some(_)));
+        if reads && raised == row && self.guards.covers(row.order) {
+            return Ok(());
         }
+        let mut change = self.change(&writer);
+        if !reads {
+            change.mend(block);
+        }
+        raised.order = change.stamp();
+        change.replace(&id, Some(row), Some(raised));
+        self.apply(&mut writer, change)?;
+        if !reads || raised.standing != row.standing {
+            writer.unflushed.note(id, (!reads).then(|| block.clone()));
+        }
+        Ok(())
+    }
+
+    fn renew(&self, id: &BlockId) -> Result<bool, WriteError> {
+        self.health.check()?;
+        let mut writer = locked(&self.writer);
+        let Some(row) = self.row_to_change(id)? else { return Ok(false) };
+        if !self.guards.covers(row.order) {
+            let mut change = self.change(&writer);
+            let renewed = Row { order: change.stamp(), ..row };
+            change.replace(id, Some(row), Some(renewed));
+            self.apply(&mut writer, change)?;
+        }
+        Ok(true)
+    }
+
+    fn guard(&self) -> WriteGuard {
+        let writer = locked(&self.writer);
+        self.guards.enter(writer.cursor.next)
     }
 
     fn flush(&self) -> Result<(), WriteError> {
@@ -267,14 +294,15 @@ impl Inventory for Local {
     }
 
     fn copies(&self, id: &BlockId) -> Result<u8, ReadError> {
-        Ok(self.row(id)?.map_or(0, |row| row.copies))
+        Ok(self.row(id)?.map_or(0, |row| row.standing.copies))
     }
 
     fn set_copies(&self, id: &BlockId, copies: u8, settled: bool) -> Result<(), WriteError> {
         self.health.check()?;
         let mut writer = locked(&self.writer);
         let Some(row) = self.row_to_change(id)? else { return Ok(()) };
-        let told = Row { copies, owed: !settled, ..row };
+        let told = Standing { copies, owed: !settled, ..row.standing };
+        let told = Row { standing: told, ..row };
         if told == row {
             return Ok(());
         }
@@ -290,6 +318,9 @@ impl Inventory for Local {
             in_range_bytes: counters.in_range_bytes,
             cached_bytes: counters.cached_bytes,
             blocks: counters.blocks,
+            staged_bytes: locked(&self.staged).bytes(),
+            occupied_bytes: space::occupied_bytes(&self.db),
+            reclaimable_bytes: space::blob_bytes(&self.db).saturating_sub(counters.used_bytes()),
             quota_bytes: self.config.quota_bytes.unwrap_or(u64::MAX),
             disk_free_bytes: self.disk_free_bytes().unwrap_or_else(|error| {
                 tracing::warn!(%error, "could not tell the free space of the store's disk");
@@ -308,6 +339,15 @@ impl Inventory for Local {
         self.apply(&mut writer, change)?;
         crash::point("remove-after");
         Ok(())
+    }
+
+    fn horizon(&self) -> Horizon {
+        let writer = locked(&self.writer);
+        self.guards.horizon(writer.cursor.next)
+    }
+
+    fn sweep(&self, horizon: Horizon, marked: &Marked, dry_run: bool) -> Result<Swept, WriteError> {
+        self.sweep_rows(horizon, marked, dry_run)
     }
 }
 
@@ -335,8 +375,8 @@ impl Ledger for Local {
     fn commit(&self, batch: Batch) -> Result<(), WriteError> {
         self.health.check()?;
         let mut writes = WriteBatch::default();
-        for (table, key, value) in batch.changes {
-            let family = family(&self.db, table.into());
+        for (table, key, value) in &batch.changes {
+            let family = family(&self.db, (*table).into());
             match value {
                 Some(value) => writes.put_cf(family, key, value),
                 None => writes.delete_cf(family, key),
@@ -344,7 +384,9 @@ impl Ledger for Local {
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(writes, &options).map_err(|error| self.write_error(error))
+        self.db.write_opt(writes, &options).map_err(|error| self.write_error(error))?;
+        locked(&self.staged).note(&batch);
+        Ok(())
     }
 }
 

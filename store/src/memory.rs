@@ -5,36 +5,38 @@
 //! simulator run on it. It promises nothing across a restart: `flush` has nothing to do.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use crate::block::Block;
-use crate::contract::{Batch, BlockStore, Class, Inventory, Ledger, Table, Usage};
+use crate::contract::{Batch, BlockStore, Class, Inventory, Ledger, Purpose, Table, Usage};
 use crate::error::{ReadError, WriteError};
+use crate::gc::{Marked, Swept};
+use crate::horizon::{Guards, Horizon, WriteGuard};
 use crate::id::BlockId;
+use crate::standing::Standing;
 
 /// A store in memory.
 #[derive(Debug, Default)]
 pub struct Memory {
     quota_bytes: Option<u64>,
     state: Mutex<State>,
+    guards: Arc<Guards>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     blocks: BTreeMap<BlockId, Entry>,
     records: BTreeMap<(Table, Vec<u8>), Bytes>,
-    /// Counts insertions, so that the oldest cached block is known.
-    inserted: u64,
+    /// The number of the next put or renewal, so that the oldest block is known.
+    next: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     bytes: Bytes,
-    class: Class,
-    owed: bool,
-    copies: u8,
+    standing: Standing,
     order: u64,
 }
 
@@ -71,7 +73,7 @@ impl State {
     fn usage(&self) -> Usage {
         let mut usage = Usage::default();
         for entry in self.blocks.values() {
-            let bytes = match entry.class {
+            let bytes = match entry.standing.class() {
                 Class::Pinned => &mut usage.pinned_bytes,
                 Class::InRange => &mut usage.in_range_bytes,
                 Class::Cached => &mut usage.cached_bytes,
@@ -82,6 +84,12 @@ impl State {
         usage
     }
 
+    /// The next number of the order.
+    fn stamp(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
     /// Makes room for `length` bytes by forgetting cached blocks, oldest first; nothing is
     /// forgotten where that would not be enough.
     fn make_room(&mut self, length: u64, quota: u64) -> Result<(), WriteError> {
@@ -89,7 +97,7 @@ impl State {
         let mut oldest: Vec<_> = self
             .blocks
             .iter()
-            .filter(|(_, entry)| entry.class == Class::Cached && !entry.owed)
+            .filter(|(_, entry)| entry.standing.class() == Class::Cached && !entry.standing.owed)
             .map(|(id, entry)| (entry.order, *id, entry.bytes.len() as u64))
             .collect();
         oldest.sort_unstable();
@@ -140,25 +148,28 @@ impl BlockStore for Memory {
         Ok(self.state().blocks.contains_key(id))
     }
 
-    fn put(&self, block: &Block, class: Class) -> Result<(), WriteError> {
+    fn put(&self, block: &Block, purpose: Purpose) -> Result<(), WriteError> {
         let mut state = self.state();
-        if let Some(entry) = state.blocks.get_mut(&block.id()) {
-            entry.bytes = block.bytes().clone();
-            if class > entry.class {
-                entry.class = class;
-                entry.owed |= class == Class::Pinned;
-            }
-            return Ok(());
-        }
-        if let Some(quota) = self.quota_bytes {
+        let held = state.blocks.get(&block.id()).map(|entry| entry.standing);
+        if let (None, Some(quota)) = (held, self.quota_bytes) {
             state.make_room(block.bytes().len() as u64, quota)?;
         }
-        let order = state.inserted;
-        state.inserted += 1;
-        let owed = class == Class::Pinned;
-        let entry = Entry { bytes: block.bytes().clone(), class, owed, copies: 0, order };
+        let standing = held.unwrap_or_default().after_put(purpose);
+        let entry = Entry { bytes: block.bytes().clone(), standing, order: state.stamp() };
         state.blocks.insert(block.id(), entry);
         Ok(())
+    }
+
+    fn renew(&self, id: &BlockId) -> Result<bool, WriteError> {
+        let mut state = self.state();
+        let order = state.stamp();
+        let entry = state.blocks.get_mut(id);
+        Ok(entry.map(|entry| entry.order = order).is_some())
+    }
+
+    fn guard(&self) -> WriteGuard {
+        let state = self.state();
+        self.guards.enter(state.next)
     }
 
     fn flush(&self) -> Result<(), WriteError> {
@@ -172,36 +183,61 @@ impl Inventory for Memory {
     }
 
     fn owed(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BlockId>, ReadError> {
-        Ok(self.state().ids_where(after, limit, |entry| entry.owed))
+        Ok(self.state().ids_where(after, limit, |entry| entry.standing.owed))
     }
 
     fn owed_totals(&self) -> (u64, u64) {
         let state = self.state();
-        let owed = state.blocks.values().filter(|entry| entry.owed);
+        let owed = state.blocks.values().filter(|entry| entry.standing.owed);
         owed.fold((0, 0), |(blocks, bytes), entry| (blocks + 1, bytes + entry.bytes.len() as u64))
     }
 
     fn copies(&self, id: &BlockId) -> Result<u8, ReadError> {
-        Ok(self.state().blocks.get(id).map_or(0, |entry| entry.copies))
+        Ok(self.state().blocks.get(id).map_or(0, |entry| entry.standing.copies))
     }
 
     fn set_copies(&self, id: &BlockId, copies: u8, settled: bool) -> Result<(), WriteError> {
         if let Some(entry) = self.state().blocks.get_mut(id) {
-            entry.copies = copies;
-            entry.owed = !settled;
+            entry.standing = Standing { copies, owed: !settled, ..entry.standing };
         }
         Ok(())
     }
 
     fn usage(&self) -> Usage {
-        let usage = self.state().usage();
+        let state = self.state();
+        let usage = state.usage();
         let quota_bytes = self.quota_bytes.unwrap_or(u64::MAX);
-        Usage { quota_bytes, disk_free_bytes: quota_bytes - usage.used_bytes(), ..usage }
+        let occupied_bytes = usage.used_bytes();
+        let journal = state.records.iter().filter(|((table, _), _)| *table == Table::Journal);
+        let staged_bytes = journal.map(|(_, record)| record.len() as u64).sum();
+        let disk_free_bytes = quota_bytes - occupied_bytes;
+        Usage { staged_bytes, occupied_bytes, quota_bytes, disk_free_bytes, ..usage }
     }
 
     fn remove(&self, id: &BlockId) -> Result<(), WriteError> {
         self.state().blocks.remove(id);
         Ok(())
+    }
+
+    fn horizon(&self) -> Horizon {
+        let state = self.state();
+        self.guards.horizon(state.next)
+    }
+
+    fn sweep(&self, horizon: Horizon, marked: &Marked, dry_run: bool) -> Result<Swept, WriteError> {
+        let mut swept = Swept::default();
+        self.state().blocks.retain(|id, entry| {
+            if entry.order >= horizon.0 {
+                return true;
+            }
+            let after = entry.standing.after_sweep(marked.strength(id));
+            swept.count(entry.bytes.len() as u64, entry.standing, after);
+            if let (Some(after), false) = (after, dry_run) {
+                entry.standing = after;
+            }
+            after.is_some() || dry_run
+        });
+        Ok(swept)
     }
 }
 

@@ -69,14 +69,14 @@ fn child_works_on_a_volume() {
             }
             Some(Upkeep::Cache(blocks)) => {
                 for block in blocks {
-                    match store.put(&block, xorfs_store::Class::Cached) {
+                    match store.put(&block, xorfs_store::Purpose::Cache) {
                         Ok(()) | Err(WriteError::Full { .. }) => {}
                         Err(error) => panic!("{error:?}"),
                     }
                 }
             }
             Some(Upkeep::Hold(block)) => {
-                store.put(&block, xorfs_store::Class::InRange).unwrap();
+                store.put(&block, xorfs_store::Purpose::Hold).unwrap();
                 store.flush().unwrap();
                 tell(HELD, step);
             }

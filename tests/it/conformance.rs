@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use xorfs_store::{
-    BlockId, BlockStore, Class, Inventory, Local, LocalConfig, Memory, ReadError, WriteError,
+    BlockId, BlockStore, Inventory, Local, LocalConfig, Memory, Purpose, ReadError, WriteError,
 };
 use xorfs_tests::conformance::{Model, Op, apply, block, compare, op_block, ops, suite};
 
@@ -34,8 +34,9 @@ proptest! {
     #[test]
     fn memory_matches_the_model(ops in ops()) {
         let (store, mut model) = (Memory::new(), Model::default());
+        let mut guards = Vec::new();
         for op in &ops {
-            apply(&store, op).unwrap();
+            apply(&store, &mut guards, op).unwrap();
             model.apply(op);
         }
         compare(&store, &model);
@@ -52,11 +53,13 @@ proptest! {
         for ops in &runs {
             let store = Local::open(dir.path(), config()).unwrap();
             compare(&store, &model);
+            let mut guards = Vec::new();
             for op in ops {
-                apply(&store, op).unwrap();
+                apply(&store, &mut guards, op).unwrap();
                 model.apply(op);
             }
             compare(&store, &model);
+            model.reopen();
         }
         compare(&Local::open(dir.path(), config()).unwrap(), &model);
     }
@@ -66,8 +69,9 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let config = LocalConfig { quota_bytes: Some(quota), ..config() };
         let (local, memory) = (Local::open(dir.path(), config).unwrap(), Memory::with_quota(quota));
+        let (mut guards, mut others) = (Vec::new(), Vec::new());
         for op in &ops {
-            match (apply(&local, op), apply(&memory, op)) {
+            match (apply(&local, &mut guards, op), apply(&memory, &mut others, op)) {
                 (Ok(()), Ok(())) => {}
                 (
                     Err(WriteError::Full { used, limit }),
@@ -88,24 +92,24 @@ fn the_oldest_cached_blocks_make_room_and_no_others() {
     let config = LocalConfig { quota_bytes: Some(10_000), ..config() };
     let store = Local::open(dir.path(), config).unwrap();
     let blocks: Vec<_> = (0..6).map(|seed| block(seed, 2500)).collect();
-    store.put(&blocks[0], Class::Pinned).unwrap();
+    store.put(&blocks[0], Purpose::Own).unwrap();
     for block in &blocks[1..4] {
-        store.put(block, Class::Cached).unwrap();
+        store.put(block, Purpose::Cache).unwrap();
     }
     store.set_copies(&blocks[1].id(), 1, false).unwrap();
-    store.put(&blocks[4], Class::InRange).unwrap();
+    store.put(&blocks[4], Purpose::Hold).unwrap();
     let held: Vec<_> = blocks.iter().map(|block| store.contains(&block.id()).unwrap()).collect();
     assert_eq!(held, [true, true, false, true, true, false], "owed and pinned blocks stay");
-    store.put(&blocks[5], Class::Pinned).unwrap();
+    store.put(&blocks[5], Purpose::Own).unwrap();
     assert!(!store.contains(&blocks[3].id()).unwrap());
     let one_more = block(9, 1);
     assert!(matches!(
-        store.put(&one_more, Class::Pinned),
+        store.put(&one_more, Purpose::Own),
         Err(WriteError::Full { used: 10_000, limit: 10_000 })
     ));
     assert!(!store.contains(&one_more.id()).unwrap());
     store.set_copies(&blocks[1].id(), 5, true).unwrap();
-    store.put(&one_more, Class::Cached).unwrap();
+    store.put(&one_more, Purpose::Cache).unwrap();
     assert!(!store.contains(&blocks[1].id()).unwrap(), "settled, it is cached like any other");
 }
 
@@ -113,14 +117,14 @@ fn the_oldest_cached_blocks_make_room_and_no_others() {
 fn the_reserve_of_the_disk_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let store = Local::open(dir.path(), config()).unwrap();
-    store.put(&op_block(1), Class::Cached).unwrap();
+    store.put(&op_block(1), Purpose::Cache).unwrap();
     drop(store);
     let config = LocalConfig { disk_reserve_bytes: u64::MAX, ..config() };
     let store = Local::open(dir.path(), config).unwrap();
-    let refused = apply(&store, &Op::Put(2, Class::Pinned));
+    let refused = apply(&store, &mut Vec::new(), &Op::Put(2, Purpose::Own));
     assert!(matches!(refused, Err(WriteError::Full { .. })));
     assert!(!store.contains(&op_block(1).id()).unwrap(), "cached blocks go for a short disk");
-    apply(&store, &Op::Commit(Vec::new())).unwrap();
+    apply(&store, &mut Vec::new(), &Op::Commit(Vec::new())).unwrap();
     store.flush().unwrap();
 }
 
@@ -139,14 +143,14 @@ fn figures_hold_under_threads() {
                 for _ in 0..400 {
                     let seed = random.random_range(0..24);
                     let op = match random.random_range(0..10) {
-                        0..3 => Op::Put(seed, Class::Cached),
-                        3 => Op::Put(seed, Class::InRange),
-                        4 => Op::Put(seed, Class::Pinned),
+                        0..3 => Op::Put(seed, Purpose::Cache),
+                        3 => Op::Put(seed, Purpose::Hold),
+                        4 => Op::Put(seed, Purpose::Own),
                         5 => Op::SetCopies(seed, 3, random.random()),
                         6 => Op::Flush,
                         _ => Op::Remove(seed),
                     };
-                    match apply(store, &op) {
+                    match apply(store, &mut Vec::new(), &op) {
                         Ok(()) | Err(WriteError::Full { .. }) => {}
                         Err(error) => panic!("{op:?}: {error:?}"),
                     }

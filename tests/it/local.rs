@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use xorfs_store::{
-    Batch, Block, BlockStore, Class, Inventory, Ledger, Local, LocalConfig, OpenError, ReadError,
+    Batch, Block, BlockStore, Inventory, Ledger, Local, LocalConfig, OpenError, Purpose, ReadError,
     Table, WriteError,
 };
 use xorfs_tests::conformance::block;
@@ -68,7 +68,7 @@ fn acknowledged(line: &str) -> Option<u64> {
 /// What step `step` of the crash writer does is a function of the seed, so that the parent knows
 /// what to look for.
 struct Step {
-    blocks: Vec<(Block, Class)>,
+    blocks: Vec<(Block, Purpose)>,
     /// The first block of this earlier step is removed.
     removes: Option<u64>,
 }
@@ -81,9 +81,9 @@ impl Step {
                 // Most steps are small enough for the log, some are not.
                 let length = random.random_range(1..if step % 7 == 6 { 1 << 20 } else { 200_000 });
                 let class = match random.random_range(0..3) {
-                    0 => Class::Cached,
-                    1 => Class::InRange,
-                    _ => Class::Pinned,
+                    0 => Purpose::Cache,
+                    1 => Purpose::Hold,
+                    _ => Purpose::Own,
                 };
                 (block(seed << 40 | step << 8 | n, length), class)
             })
@@ -178,7 +178,7 @@ fn check_consistency(store: &Local) {
 fn child_meets_a_failing_disk() {
     let Some(Child { dir, .. }) = Child::wanted() else { return };
     let store = Local::open(&dir, config()).unwrap();
-    store.put(&block(1, 100_000), Class::Pinned).unwrap();
+    store.put(&block(1, 100_000), Purpose::Own).unwrap();
     store.flush().unwrap();
     let limit = libc::rlimit { rlim_cur: 200_000, rlim_max: 200_000 };
     // SAFETY: both calls only change limits of this child process; the struct outlives the call.
@@ -186,11 +186,11 @@ fn child_meets_a_failing_disk() {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
     }
-    store.put(&block(2, 500_000), Class::Pinned).unwrap();
+    store.put(&block(2, 500_000), Purpose::Own).unwrap();
     assert!(matches!(store.flush(), Err(WriteError::Io(_))));
     let refused = |result| matches!(result, Err(WriteError::Poisoned { reason }) if reason.contains("File too large"));
     assert!(refused(store.flush()));
-    assert!(refused(store.put(&block(3, 10), Class::Cached)));
+    assert!(refused(store.put(&block(3, 10), Purpose::Cache)));
     assert!(refused(store.remove(&block(1, 100_000).id())));
     assert!(refused(store.set_copies(&block(1, 100_000).id(), 1, true)));
     assert!(refused(store.commit(Batch::new())));
@@ -213,7 +213,7 @@ fn a_failed_write_stops_writes_until_reopened() {
     assert_eq!(store.get(&block(1, 100_000).id()).unwrap(), block(1, 100_000));
     assert!(matches!(store.get(&block(2, 500_000).id()), Err(ReadError::Missing { .. })));
     check_consistency(&store);
-    store.put(&block(2, 500_000), Class::Pinned).unwrap();
+    store.put(&block(2, 500_000), Purpose::Own).unwrap();
     store.flush().unwrap();
 }
 
@@ -235,7 +235,7 @@ fn a_damaged_file_never_reads_as_wrong_bytes() {
     {
         let store = Local::open(dir.path(), config()).unwrap();
         for block in &blocks {
-            store.put(block, Class::Pinned).unwrap();
+            store.put(block, Purpose::Own).unwrap();
         }
         store.flush().unwrap();
     }
@@ -257,7 +257,7 @@ fn a_damaged_file_never_reads_as_wrong_bytes() {
                 Ok(store) => {
                     corrupt += damaged_reads(&store, &blocks);
                     if ending == "blob" {
-                        blocks.iter().for_each(|block| store.put(block, Class::Pinned).unwrap());
+                        blocks.iter().for_each(|block| store.put(block, Purpose::Own).unwrap());
                         assert_eq!(damaged_reads(&store, &blocks), 0, "putting a block mends it");
                     }
                 }
@@ -337,7 +337,7 @@ fn the_space_of_forgotten_blocks_is_given_back() {
     let store = Local::open(dir.path(), config()).unwrap();
     let blocks = || (0..160).map(|n| block(n, 1 << 20));
     for (n, block) in blocks().enumerate() {
-        store.put(&block, Class::InRange).unwrap();
+        store.put(&block, Purpose::Hold).unwrap();
         if n % 16 == 15 {
             store.flush().unwrap();
         }
@@ -373,7 +373,7 @@ fn child_fills_a_store() {
         let block = Block::new(bytes.clone().into()).unwrap();
         ids.push(block.id());
         let start = Instant::now();
-        store.put(&block, Class::Pinned).unwrap();
+        store.put(&block, Purpose::Own).unwrap();
         putting += start.elapsed();
     }
     let start = Instant::now();
@@ -422,7 +422,7 @@ fn child_meets_a_full_disk() {
     let mut flushed = Vec::new();
     let full = (0..).find_map(|n| {
         let block = block(n, 1 << 20);
-        let error = store.put(&block, Class::Pinned).and_then(|()| store.flush()).err();
+        let error = store.put(&block, Purpose::Own).and_then(|()| store.flush()).err();
         flushed.push(block);
         error
     });
@@ -442,7 +442,7 @@ fn child_meets_a_full_disk() {
     fs::remove_file(&ballast).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     let late = block(1000, 1 << 20);
-    while let Err(error) = store.put(&late, Class::Pinned).and_then(|()| store.flush()) {
+    while let Err(error) = store.put(&late, Purpose::Own).and_then(|()| store.flush()) {
         assert!(matches!(error, WriteError::Full { .. }), "{error:?}");
         assert!(Instant::now() < deadline, "writes resume when there is room");
         std::thread::sleep(Duration::from_millis(50));

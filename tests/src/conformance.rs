@@ -8,20 +8,26 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use xorfs_store::gc::{Marked, Strength, Swept};
 use xorfs_store::{
-    BLOCK_BYTES_MAX, Batch, Block, BlockId, BlockStore, Class, Inventory, Ledger, ReadError, Table,
-    WriteError,
+    BLOCK_BYTES_MAX, Batch, Block, BlockId, BlockStore, Inventory, Ledger, Purpose, ReadError,
+    Table, WriteError, WriteGuard,
 };
 
 /// Runs every check on a store of its own; `open` makes an empty one without a quota.
 pub fn suite<S: BlockStore + Inventory + Ledger>(open: impl Fn() -> S) {
-    let checks: [fn(&S); 8] = [
+    let checks: [fn(&S); 13] = [
         blocks_of_every_length_come_back,
         what_was_never_put_is_missing,
         a_second_put_only_raises_the_class,
         pinned_blocks_are_owed_until_settled,
         walks_are_ordered_and_paged,
         removed_blocks_are_gone_from_every_figure,
+        purposes_add_up,
+        published_blocks_are_owed_and_not_pinned,
+        a_sweep_does_what_the_marks_say,
+        a_sweep_leaves_work_in_flight_alone,
+        the_journal_is_what_is_staged,
         ledger_batches_apply_in_order,
         ledger_tables_and_prefixes_are_apart,
     ];
@@ -51,7 +57,7 @@ fn blocks_of_every_length_come_back<S: BlockStore>(store: &S) {
     let blocks: Vec<_> = lengths.iter().map(|length| block(7, *length)).collect();
     for block in &blocks {
         assert!(!store.contains(&block.id()).unwrap());
-        store.put(block, Class::InRange).unwrap();
+        store.put(block, Purpose::Hold).unwrap();
         assert!(store.contains(&block.id()).unwrap());
         assert_eq!(store.get(&block.id()).unwrap(), *block, "before a flush");
     }
@@ -81,15 +87,15 @@ fn a_second_put_only_raises_the_class<S: Inventory>(store: &S) {
         let usage = store.usage();
         (usage.cached_bytes, usage.in_range_bytes, usage.pinned_bytes)
     };
-    store.put(&block, Class::Cached).unwrap();
+    store.put(&block, Purpose::Cache).unwrap();
     assert_eq!(bytes_by_class(), (5000, 0, 0));
-    store.put(&block, Class::InRange).unwrap();
+    store.put(&block, Purpose::Hold).unwrap();
     assert_eq!(bytes_by_class(), (0, 5000, 0));
     assert_eq!(store.owed_totals(), (0, 0));
-    store.put(&block, Class::Pinned).unwrap();
+    store.put(&block, Purpose::Own).unwrap();
     assert_eq!(bytes_by_class(), (0, 0, 5000));
     assert_eq!(store.owed_totals(), (1, 5000), "a block that becomes pinned becomes owed");
-    store.put(&block, Class::Cached).unwrap();
+    store.put(&block, Purpose::Cache).unwrap();
     assert_eq!(bytes_by_class(), (0, 0, 5000));
     assert_eq!(store.usage().blocks, 1);
     assert_eq!(store.usage().used_bytes(), 5000);
@@ -97,8 +103,8 @@ fn a_second_put_only_raises_the_class<S: Inventory>(store: &S) {
 
 fn pinned_blocks_are_owed_until_settled<S: Inventory>(store: &S) {
     let (pinned, held) = (block(1, 300), block(2, 6000));
-    store.put(&pinned, Class::Pinned).unwrap();
-    store.put(&held, Class::InRange).unwrap();
+    store.put(&pinned, Purpose::Own).unwrap();
+    store.put(&held, Purpose::Hold).unwrap();
     assert_eq!(store.owed(None, 10).unwrap(), [pinned.id()]);
     store.set_copies(&pinned.id(), 3, false).unwrap();
     assert_eq!(store.copies(&pinned.id()).unwrap(), 3);
@@ -107,7 +113,7 @@ fn pinned_blocks_are_owed_until_settled<S: Inventory>(store: &S) {
     assert_eq!(store.copies(&pinned.id()).unwrap(), 5);
     assert_eq!(store.owed(None, 10).unwrap(), []);
     assert_eq!(store.owed_totals(), (0, 0));
-    store.put(&pinned, Class::Pinned).unwrap();
+    store.put(&pinned, Purpose::Own).unwrap();
     assert_eq!(store.owed_totals(), (0, 0), "a block that was pinned is not owed again");
     store.set_copies(&held.id(), 1, false).unwrap();
     assert_eq!(store.owed(None, 10).unwrap(), [held.id()], "any held block may become owed");
@@ -117,7 +123,7 @@ fn pinned_blocks_are_owed_until_settled<S: Inventory>(store: &S) {
 fn walks_are_ordered_and_paged<S: Inventory>(store: &S) {
     let blocks: Vec<_> = (0..25).map(|seed| block(seed, 50 + seed as usize)).collect();
     for (n, block) in blocks.iter().enumerate() {
-        store.put(block, if n % 2 == 0 { Class::Pinned } else { Class::Cached }).unwrap();
+        store.put(block, if n % 2 == 0 { Purpose::Own } else { Purpose::Cache }).unwrap();
     }
     let mut all: Vec<_> = blocks.iter().map(Block::id).collect();
     all.sort_unstable();
@@ -132,8 +138,8 @@ fn walks_are_ordered_and_paged<S: Inventory>(store: &S) {
 
 fn removed_blocks_are_gone_from_every_figure<S: Inventory>(store: &S) {
     let (gone, kept) = (block(1, 9000), block(2, 10));
-    store.put(&gone, Class::Pinned).unwrap();
-    store.put(&kept, Class::InRange).unwrap();
+    store.put(&gone, Purpose::Own).unwrap();
+    store.put(&kept, Purpose::Hold).unwrap();
     store.flush().unwrap();
     store.remove(&gone.id()).unwrap();
     assert!(matches!(store.get(&gone.id()), Err(ReadError::Missing { .. })));
@@ -142,9 +148,143 @@ fn removed_blocks_are_gone_from_every_figure<S: Inventory>(store: &S) {
     assert_eq!(store.owed(None, 10).unwrap(), []);
     assert_eq!(store.owed_totals(), (0, 0));
     assert_eq!(store.usage().used_bytes(), 10);
-    store.put(&gone, Class::Cached).unwrap();
+    store.put(&gone, Purpose::Cache).unwrap();
     assert_eq!(store.get(&gone.id()).unwrap(), gone, "a removed block can be put again");
     assert_eq!(store.owed_totals(), (0, 0));
+}
+
+fn purposes_add_up<S: Inventory>(store: &S) {
+    let all = [Purpose::Cache, Purpose::Hold, Purpose::Publish, Purpose::Own, Purpose::Pin];
+    for (n, first) in all.into_iter().enumerate() {
+        for (m, second) in all.into_iter().enumerate() {
+            let block = block((n * 10 + m) as u64, 100);
+            store.put(&block, first).unwrap();
+            store.put(&block, second).unwrap();
+            let (usage, either) = (store.usage(), [first, second]);
+            let pinned = either.contains(&Purpose::Own) || either.contains(&Purpose::Pin);
+            let held = !pinned && either.contains(&Purpose::Hold);
+            assert_eq!(usage.pinned_bytes, u64::from(pinned) * 100, "{either:?}");
+            assert_eq!(usage.in_range_bytes, u64::from(held) * 100, "{either:?}");
+            let owed = either.iter().any(|purpose| purpose.publishes());
+            assert_eq!(store.owed_totals().0, u64::from(owed), "{either:?}");
+            store.remove(&block.id()).unwrap();
+        }
+    }
+}
+
+fn published_blocks_are_owed_and_not_pinned<S: Inventory>(store: &S) {
+    let block = block(1, 700);
+    store.put(&block, Purpose::Publish).unwrap();
+    assert_eq!((store.usage().cached_bytes, store.owed_totals()), (700, (1, 700)));
+    store.set_copies(&block.id(), 5, true).unwrap();
+    store.put(&block, Purpose::Publish).unwrap();
+    assert_eq!(store.owed_totals(), (0, 0), "it was replicated before");
+    store.put(&block, Purpose::Own).unwrap();
+    assert_eq!((store.usage().pinned_bytes, store.owed_totals()), (700, (1, 700)));
+}
+
+/// Blocks by what was done with them, and what a sweep makes of them: pinned, in range or cached,
+/// owed or not; `None` where they go.
+#[expect(clippy::type_complexity, reason = "a table that is read as one")]
+const FATES: [(&[Purpose], bool, Option<Strength>, Option<(char, bool)>); 12] = [
+    (&[Purpose::Own], false, Some(Strength::Pinned), Some(('p', true))),
+    (&[Purpose::Own], true, Some(Strength::Held), Some(('p', false))),
+    (&[Purpose::Own], false, Some(Strength::Kept), Some(('c', true))),
+    (&[Purpose::Own], false, None, None),
+    (&[Purpose::Own], true, None, None),
+    (&[Purpose::Own, Purpose::Hold], false, None, Some(('r', false))),
+    (&[Purpose::Own, Purpose::Hold], true, Some(Strength::Kept), Some(('r', false))),
+    (&[Purpose::Publish], false, None, None),
+    (&[Purpose::Pin], false, None, None),
+    (&[Purpose::Cache], false, None, Some(('c', false))),
+    (&[Purpose::Cache], false, Some(Strength::Pinned), Some(('p', false))),
+    (&[Purpose::Hold], false, Some(Strength::Kept), Some(('r', false))),
+];
+
+fn a_sweep_does_what_the_marks_say<S: Inventory>(store: &S) {
+    let blocks: Vec<_> = (0..FATES.len()).map(|n| block(n as u64, 1000 + n)).collect();
+    for (block, (purposes, settled, ..)) in blocks.iter().zip(&FATES) {
+        purposes.iter().for_each(|purpose| store.put(block, *purpose).unwrap());
+        if *settled {
+            store.set_copies(&block.id(), 5, true).unwrap();
+        }
+    }
+    let marks = blocks.iter().zip(&FATES);
+    let marked: Marked = marks.filter_map(|(block, fate)| Some((block.id(), fate.2?))).collect();
+    let before = (store.usage(), store.owed_totals());
+    let foretold = store.sweep(store.horizon(), &marked, true).unwrap();
+    assert_eq!((store.usage(), store.owed_totals()), before, "a dry run changes nothing");
+    let swept = store.sweep(store.horizon(), &marked, false).unwrap();
+    assert_eq!(swept, foretold);
+    let gone = blocks.iter().zip(&FATES).filter(|(_, fate)| fate.3.is_none());
+    let gone_bytes = gone.clone().map(|(block, _)| block.bytes().len() as u64).sum::<u64>();
+    assert_eq!((swept.removed_blocks, swept.removed_bytes), (gone.count() as u64, gone_bytes));
+    let bytes_of = |wanted: char| -> u64 {
+        let of = blocks.iter().zip(&FATES);
+        let of = of.filter(|(_, fate)| fate.3.is_some_and(|(class, _)| class == wanted));
+        of.map(|(block, _)| block.bytes().len() as u64).sum()
+    };
+    let usage = store.usage();
+    assert_eq!(usage.pinned_bytes, bytes_of('p'));
+    assert_eq!(usage.in_range_bytes, bytes_of('r'));
+    assert_eq!(usage.cached_bytes, bytes_of('c'));
+    let owed = store.owed(None, 100).unwrap();
+    for (block, fate) in blocks.iter().zip(&FATES) {
+        assert_eq!(store.contains(&block.id()).unwrap(), fate.3.is_some(), "{fate:?}");
+        assert_eq!(owed.contains(&block.id()), fate.3.is_some_and(|(_, owed)| owed), "{fate:?}");
+    }
+    let again = store.sweep(store.horizon(), &marked, false).unwrap();
+    assert_eq!(again, Swept::default(), "there is nothing left to do");
+}
+
+fn a_sweep_leaves_work_in_flight_alone<S: Inventory>(store: &S) {
+    let blocks: Vec<_> = (0..5).map(|seed| block(seed, 10)).collect();
+    let (old, renewed, put_again, new, late) =
+        (&blocks[0], &blocks[1], &blocks[2], &blocks[3], &blocks[4]);
+    for block in [old, renewed, put_again] {
+        store.put(block, Purpose::Own).unwrap();
+    }
+    let guard = store.guard();
+    assert!(store.renew(&renewed.id()).unwrap());
+    assert!(!store.renew(&new.id()).unwrap(), "it is not held yet");
+    store.put(put_again, Purpose::Own).unwrap();
+    store.put(new, Purpose::Own).unwrap();
+    let horizon = store.horizon();
+    store.put(late, Purpose::Own).unwrap();
+    drop(guard);
+    let held = |expected: [bool; 5]| {
+        let ids = blocks.iter().map(Block::id);
+        let held: Vec<_> = ids.map(|id| store.contains(&id).unwrap()).collect();
+        assert_eq!(held, expected);
+    };
+    store.sweep(horizon, &Marked::default(), false).unwrap();
+    held([false, true, true, true, true]);
+    let second = store.guard();
+    let third = store.guard();
+    store.renew(&late.id()).unwrap();
+    drop(second);
+    store.sweep(store.horizon(), &Marked::default(), false).unwrap();
+    held([false, false, false, false, true]);
+    drop(third);
+    store.sweep(store.horizon(), &Marked::default(), false).unwrap();
+    held([false; 5]);
+    assert_eq!(store.usage().used_bytes(), 0);
+}
+
+fn the_journal_is_what_is_staged<S: Inventory + Ledger>(store: &S) {
+    assert_eq!(store.usage().staged_bytes, 0);
+    let mut batch = Batch::new();
+    batch.put(Table::Journal, *b"a", vec![1; 100]);
+    batch.put(Table::Journal, *b"b", vec![1; 50]);
+    batch.put(Table::Heads, *b"c", vec![1; 1000]);
+    store.commit(batch).unwrap();
+    assert_eq!(store.usage().staged_bytes, 150);
+    let mut batch = Batch::new();
+    batch.put(Table::Journal, *b"b", vec![1; 70]);
+    batch.delete(Table::Journal, *b"a");
+    batch.delete(Table::Journal, *b"never there");
+    store.commit(batch).unwrap();
+    assert_eq!(store.usage().staged_bytes, 70);
 }
 
 fn ledger_batches_apply_in_order<S: Ledger>(store: &S) {
@@ -203,7 +343,15 @@ fn paged(page: impl Fn(Option<&BlockId>) -> Vec<BlockId>) -> Vec<BlockId> {
 #[derive(Debug, Clone)]
 pub enum Op {
     /// `put`.
-    Put(u8, Class),
+    Put(u8, Purpose),
+    /// `renew`.
+    Renew(u8),
+    /// `guard`.
+    Guard,
+    /// Drops the oldest guard.
+    Release,
+    /// `horizon` and `sweep` with these marks.
+    Sweep(Vec<(u8, Strength)>),
     /// `remove`.
     Remove(u8),
     /// `set_copies`.
@@ -216,11 +364,19 @@ pub enum Op {
 
 /// Sequences of operations, weighted towards blocks.
 pub fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let class = || prop::sample::select(vec![Class::Cached, Class::InRange, Class::Pinned]);
+    let purpose = || {
+        let all = [Purpose::Cache, Purpose::Hold, Purpose::Publish, Purpose::Own, Purpose::Pin];
+        prop::sample::select(all.to_vec())
+    };
+    let strength = || prop::sample::select(vec![Strength::Kept, Strength::Held, Strength::Pinned]);
     let table = || prop::sample::select(vec![Table::Heads, Table::Journal, Table::Peers]);
     let change = (table(), 0..6_u8, any::<Option<u8>>());
     let op = prop_oneof![
-        8 => (0..24_u8, class()).prop_map(|(seed, class)| Op::Put(seed, class)),
+        12 => (0..24_u8, purpose()).prop_map(|(seed, purpose)| Op::Put(seed, purpose)),
+        3 => (0..24_u8).prop_map(Op::Renew),
+        1 => Just(Op::Guard),
+        1 => Just(Op::Release),
+        1 => prop::collection::vec((0..24_u8, strength()), 0..20).prop_map(Op::Sweep),
         3 => (0..24_u8).prop_map(Op::Remove),
         4 => (0..24_u8, 0..6_u8, any::<bool>())
             .prop_map(|(seed, copies, settled)| Op::SetCopies(seed, copies, settled)),
@@ -239,6 +395,9 @@ pub fn op_block(seed: u8) -> Block {
 /// What a store without a quota must hold.
 #[derive(Debug, Default, Clone)]
 pub struct Model {
+    /// Number of the next put or renewal.
+    next: u64,
+    guards: Vec<u64>,
     blocks: BTreeMap<BlockId, Held>,
     records: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
 }
@@ -246,15 +405,34 @@ pub struct Model {
 #[derive(Debug, Clone)]
 struct Held {
     block: Block,
-    class: Class,
+    pinned: bool,
+    in_range: bool,
     owed: bool,
     copies: u8,
+    order: u64,
 }
 
 /// Does one operation on a store.
-pub fn apply<S: Inventory + Ledger>(store: &S, op: &Op) -> Result<(), WriteError> {
+pub fn apply<S: Inventory + Ledger>(
+    store: &S,
+    guards: &mut Vec<WriteGuard>,
+    op: &Op,
+) -> Result<(), WriteError> {
     match op {
-        Op::Put(seed, class) => store.put(&op_block(*seed), *class),
+        Op::Put(seed, purpose) => store.put(&op_block(*seed), *purpose),
+        Op::Renew(seed) => store.renew(&op_block(*seed).id()).map(|_| ()),
+        Op::Guard => {
+            guards.push(store.guard());
+            Ok(())
+        }
+        Op::Release => {
+            guards.drain(..guards.len().min(1));
+            Ok(())
+        }
+        Op::Sweep(marks) => {
+            let marks = marks.iter().map(|(seed, strength)| (op_block(*seed).id(), *strength));
+            store.sweep(store.horizon(), &marks.collect(), false).map(|_| ())
+        }
         Op::Remove(seed) => store.remove(&op_block(*seed).id()),
         Op::SetCopies(seed, copies, settled) => {
             store.set_copies(&op_block(*seed).id(), *copies, *settled)
@@ -277,19 +455,18 @@ impl Model {
     /// Does one operation on the model.
     pub fn apply(&mut self, op: &Op) {
         match op {
-            Op::Put(seed, class) => {
-                let block = op_block(*seed);
-                let held = self.blocks.entry(block.id()).or_insert(Held {
-                    block,
-                    class: Class::Cached,
-                    owed: false,
-                    copies: 0,
-                });
-                if *class > held.class {
-                    held.class = *class;
-                    held.owed |= *class == Class::Pinned;
+            Op::Put(seed, purpose) => self.put(op_block(*seed), *purpose),
+            Op::Renew(seed) => {
+                if let Some(held) = self.blocks.get_mut(&op_block(*seed).id()) {
+                    held.order = self.next;
                 }
+                self.next += 1;
             }
+            Op::Guard => self.guards.push(self.next),
+            Op::Release => {
+                self.guards.drain(..self.guards.len().min(1));
+            }
+            Op::Sweep(marks) => self.sweep(marks),
             Op::Remove(seed) => {
                 self.blocks.remove(&op_block(*seed).id());
             }
@@ -312,6 +489,57 @@ impl Model {
     }
 }
 
+impl Model {
+    /// What a store's end does to the guards.
+    pub fn reopen(&mut self) {
+        self.guards.clear();
+    }
+
+    fn put(&mut self, block: Block, purpose: Purpose) {
+        let held = self.blocks.entry(block.id()).or_insert(Held {
+            block,
+            pinned: false,
+            in_range: false,
+            owed: false,
+            copies: 0,
+            order: 0,
+        });
+        held.order = self.next;
+        self.next += 1;
+        match purpose {
+            Purpose::Cache => {}
+            Purpose::Hold => held.in_range = true,
+            Purpose::Pin => held.pinned = true,
+            Purpose::Publish => held.owed |= held.copies == 0,
+            Purpose::Own => {
+                held.owed |= held.copies == 0 || !held.pinned;
+                held.pinned = true;
+            }
+        }
+    }
+
+    fn sweep(&mut self, marks: &[(u8, Strength)]) {
+        let horizon = self.guards.iter().copied().min().unwrap_or(self.next);
+        self.blocks.retain(|id, held| {
+            if held.order >= horizon {
+                return true;
+            }
+            let marks = marks.iter().filter(|(seed, _)| op_block(*seed).id() == *id);
+            match marks.map(|(_, strength)| *strength).max() {
+                Some(Strength::Pinned) => held.pinned = true,
+                Some(Strength::Held) => {}
+                Some(Strength::Kept) => held.pinned = false,
+                None => {
+                    let foreign = !held.pinned && !held.owed;
+                    (held.pinned, held.owed) = (false, false);
+                    return held.in_range || foreign;
+                }
+            }
+            true
+        });
+    }
+}
+
 /// Asks the store everything and compares it with the model.
 pub fn compare<S: Inventory + Ledger>(store: &S, model: &Model) {
     let ids: Vec<_> = model.blocks.keys().copied().collect();
@@ -326,9 +554,9 @@ pub fn compare<S: Inventory + Ledger>(store: &S, model: &Model) {
     assert_eq!(store.owed_totals(), (owed.len() as u64, sum(&|held| held.owed)));
     let usage = store.usage();
     assert_eq!(usage.blocks, ids.len() as u64);
-    assert_eq!(usage.pinned_bytes, sum(&|held| held.class == Class::Pinned));
-    assert_eq!(usage.in_range_bytes, sum(&|held| held.class == Class::InRange));
-    assert_eq!(usage.cached_bytes, sum(&|held| held.class == Class::Cached));
+    assert_eq!(usage.pinned_bytes, sum(&|held| held.pinned));
+    assert_eq!(usage.in_range_bytes, sum(&|held| held.in_range && !held.pinned));
+    assert_eq!(usage.cached_bytes, sum(&|held| !held.in_range && !held.pinned));
     for seed in 0..24 {
         let block = op_block(seed);
         match model.blocks.get(&block.id()) {

@@ -12,7 +12,7 @@ mod tree;
 use std::sync::Arc;
 use std::time::Instant;
 
-use xorfs_store::{Content, FileEdit, Head, WriteError, Writer, crash};
+use xorfs_store::{Content, FileEdit, Head, Purpose, WriteError, Writer, crash};
 
 use crate::error::FsError;
 use crate::view::inode::{Body, HeldXattrs, Inode};
@@ -72,8 +72,12 @@ impl Volume {
         };
         let reader = &self.around.reader;
         let blocks = &self.around.blocks;
-        let mut writer =
-            Writer::new(Arc::clone(blocks), Arc::clone(reader), secret.convergence_secret());
+        let mut writer = Writer::new(
+            Arc::clone(blocks),
+            Arc::clone(reader),
+            secret.convergence_secret(),
+            Purpose::Own,
+        );
         let sealed = tree::write(&snapshot, &mut writer, reader)
             .and_then(|(sealed, root)| {
                 let Some(root) = root else { return Ok((sealed, None)) };

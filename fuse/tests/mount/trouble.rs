@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 use xorfs_fuse::{Mount, MountOptions, View};
-use xorfs_store::{Block, BlockId, BlockStore, Class, Memory, ReadError, VolumeSecret, WriteError};
+use xorfs_store::{
+    Block, BlockId, BlockStore, Memory, Purpose, ReadError, VolumeSecret, WriteError, WriteGuard,
+};
 
 use crate::{DEADLINE, can_mount, errno, open_view_over, wait_until};
 
@@ -49,8 +51,16 @@ impl BlockStore for Gate {
         self.inner.contains(id)
     }
 
-    fn put(&self, block: &Block, class: Class) -> Result<(), WriteError> {
-        self.inner.put(block, class)
+    fn put(&self, block: &Block, purpose: Purpose) -> Result<(), WriteError> {
+        self.inner.put(block, purpose)
+    }
+
+    fn renew(&self, id: &BlockId) -> Result<bool, WriteError> {
+        self.inner.renew(id)
+    }
+
+    fn guard(&self) -> WriteGuard {
+        self.inner.guard()
     }
 
     fn flush(&self) -> Result<(), WriteError> {

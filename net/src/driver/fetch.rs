@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
-use xorfs_store::{Block, BlockId, Class};
+use xorfs_store::{Block, BlockId, Purpose};
 
 use crate::driver::{Shared, clock};
 use crate::kad::Key;
@@ -164,14 +164,14 @@ impl Shared {
         self.fetches.land(id, &found);
         let Found::It(block) = found else { return };
         let close = self.with_node(|node| node.is_in_close_group(&Key::from(id)));
-        let class = if close { Class::InRange } else { Class::Cached };
+        let purpose = if close { Purpose::Hold } else { Purpose::Cache };
         let store = Arc::clone(&self.store);
         let keep = move || match why {
-            Why::Absent => store.put(&block, class),
+            Why::Absent => store.put(&block, purpose),
             Why::Corrupt => {
-                // Why it was held went with it, so the class that loses nothing is taken.
+                // Why it was held went with it, so the purpose that loses nothing is taken.
                 store.remove(&id)?;
-                store.put(&block, Class::Pinned)
+                store.put(&block, Purpose::Own)
             }
         };
         let kept = self.tasks.blocking(keep).await;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
-use xorfs_store::{Block, BlockId, BlockStore, Class, Memory, ReadError, VolumeSecret};
+use xorfs_store::{Block, BlockId, BlockStore, Memory, Purpose, ReadError, VolumeSecret};
 
 use super::*;
 use crate::replicated::Replicated;
@@ -115,7 +115,7 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 async fn a_block_is_fetched_and_kept() {
     let nodes = cluster(2).await;
     let block = block(1);
-    nodes[0].store.put(&block, Class::Cached).unwrap();
+    nodes[0].store.put(&block, Purpose::Cache).unwrap();
     assert_eq!(read(&nodes[1], block.id()).await.unwrap(), block);
     until("it is kept", || nodes[1].store.contains(&block.id()).unwrap()).await;
     assert_eq!(nodes[0].network.peers()[0].id, nodes[1].network.node_id());
@@ -127,7 +127,7 @@ async fn what_is_owed_reaches_everybody_once() {
     let nodes = cluster(5).await;
     let blocks: Vec<_> = (0..50).map(block).collect();
     for block in &blocks {
-        nodes[2].blocks.put(block, Class::Pinned).unwrap();
+        nodes[2].blocks.put(block, Purpose::Own).unwrap();
     }
     nodes[2].blocks.flush().unwrap();
     until("all is settled", || nodes[2].network.status().owed_blocks == 0).await;
@@ -145,7 +145,7 @@ async fn what_is_owed_reaches_everybody_once() {
 async fn many_readers_of_one_block_share_a_flight() {
     let nodes = cluster(2).await;
     let block = block(1);
-    nodes[0].store.put(&block, Class::Cached).unwrap();
+    nodes[0].store.put(&block, Purpose::Cache).unwrap();
     let readers: Vec<_> = (0..20).map(|_| read(&nodes[1], block.id())).collect();
     for reader in readers {
         assert_eq!(reader.await.unwrap(), block);
@@ -158,7 +158,7 @@ async fn many_readers_of_one_block_share_a_flight() {
 async fn hints_are_fetched_in_the_background() {
     let nodes = cluster(2).await;
     let blocks: Vec<_> = (0..40).map(block).collect();
-    blocks.iter().for_each(|block| nodes[0].store.put(block, Class::Cached).unwrap());
+    blocks.iter().for_each(|block| nodes[0].store.put(block, Purpose::Cache).unwrap());
     nodes[1].blocks.prefetch(&blocks.iter().map(Block::id).collect::<Vec<_>>());
     until("all are there", || blocks.iter().all(|b| nodes[1].store.contains(&b.id()).unwrap()))
         .await;
@@ -178,7 +178,7 @@ async fn alone_nothing_is_reachable_and_nothing_settled() {
     let node = start(1, &[]).await;
     let error = read(&node, BlockId::of(b"nowhere")).await.unwrap_err();
     assert!(matches!(error, ReadError::Unreachable { .. }), "{error}");
-    node.blocks.put(&block(1), Class::Pinned).unwrap();
+    node.blocks.put(&block(1), Purpose::Own).unwrap();
     node.blocks.flush().unwrap();
     assert_eq!(node.network.status().owed_blocks, 1);
     let later = start(2, &[node.network.local_addr()]).await;
@@ -203,7 +203,7 @@ async fn a_lying_peer_is_caught_and_passed_over() {
     until("both are known", || reader.network.status().peers == 2).await;
     // The liar is the closest to about half of these, and asked first for one of them.
     for number in 0..20 {
-        honest.store.put(&block(number), Class::Cached).unwrap();
+        honest.store.put(&block(number), Purpose::Cache).unwrap();
         assert_eq!(read(&reader, block(number).id()).await.unwrap(), block(number));
     }
     assert_eq!(reader.network.status().peers, 1);
@@ -223,7 +223,7 @@ async fn a_silent_peer_does_not_hold_a_reader_for_ever() {
 async fn a_node_restarts_with_its_peers_and_its_blocks() {
     let mut nodes = cluster(3).await;
     let block = block(1);
-    nodes[2].store.put(&block, Class::Cached).unwrap();
+    nodes[2].store.put(&block, Purpose::Cache).unwrap();
     let gone = nodes.pop().unwrap();
     gone.network.shutdown().await;
     for node in &nodes {
@@ -267,7 +267,7 @@ async fn copies_are_brought_back_after_a_node_hangs() {
     }
     let blocks: Vec<_> = (0..30).map(block).collect();
     for block in &blocks {
-        nodes[0].blocks.put(block, Class::Pinned).unwrap();
+        nodes[0].blocks.put(block, Purpose::Own).unwrap();
     }
     nodes[0].blocks.flush().unwrap();
     until("all is settled", || nodes[0].network.status().owed_blocks == 0).await;
@@ -289,7 +289,7 @@ async fn a_newcomer_gets_each_block_from_one_holder() {
     let nodes = cluster(4).await;
     let blocks: Vec<_> = (0..100).map(block).collect();
     for node in &nodes {
-        blocks.iter().for_each(|block| node.store.put(block, Class::InRange).unwrap());
+        blocks.iter().for_each(|block| node.store.put(block, Purpose::Hold).unwrap());
     }
     let newcomer = start(5, &[nodes[0].network.local_addr()]).await;
     until("it holds all", || newcomer.store.usage().blocks == 100).await;
@@ -309,7 +309,7 @@ async fn a_full_node_refuses_and_the_rest_goes_on() {
     let join = [first.network.local_addr()];
     let full = start_with(config(&join), 2, Arc::new(Memory::with_quota(15_000))).await;
     for number in 0..5 {
-        first.blocks.put(&block(number), Class::Pinned).unwrap();
+        first.blocks.put(&block(number), Purpose::Own).unwrap();
     }
     first.blocks.flush().unwrap();
     until("one is settled", || first.network.status().published_blocks >= 1).await;
@@ -322,7 +322,7 @@ async fn a_corrupt_block_is_healed_from_others() {
     let nodes = cluster(3).await;
     for (number, reader) in [(1, 0), (2, 1)] {
         let block = block(number);
-        nodes.iter().for_each(|node| node.store.put(&block, Class::InRange).unwrap());
+        nodes.iter().for_each(|node| node.store.put(&block, Purpose::Hold).unwrap());
         assert!(nodes[0].store.corrupt(&block.id()));
         // The first is read by its holder, the second asked for by another.
         let _ = nodes[1].store.remove(&block.id());
@@ -343,7 +343,7 @@ async fn a_corrupt_block_that_nobody_else_has_is_corrupt() {
     for join in [&[][..], &[ignorant]] {
         let node = start(1, join).await;
         assert_eq!(node.network.status().peers, join.len());
-        node.store.put(&block, Class::Cached).unwrap();
+        node.store.put(&block, Purpose::Cache).unwrap();
         assert!(node.store.corrupt(&block.id()));
         let error = read(&node, block.id()).await.unwrap_err();
         assert!(matches!(error, ReadError::Corrupt { .. }), "{error}");

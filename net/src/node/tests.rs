@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use xorfs_store::{Block, BlockId, BlockStore, Class, Head, Inventory, Memory, VolumeSecret};
+use xorfs_store::{Block, BlockId, BlockStore, Head, Inventory, Memory, Purpose, VolumeSecret};
 
 use super::*;
 use crate::serve::{HeadGate, Routes, Server};
@@ -298,7 +298,7 @@ impl World {
             self.rng.fill_bytes(&mut bytes);
             let block = Block::new(bytes.into()).unwrap();
             let index = self.living();
-            self.places[index].store.put(&block, Class::Pinned).unwrap();
+            self.places[index].store.put(&block, Purpose::Own).unwrap();
             let settled = (0..5).any(|_| self.spread(index, vec![block.id()])[0].settled);
             assert!(settled, "a block was not settled");
             ids.push(block.id());
@@ -428,7 +428,7 @@ fn a_liar_leaves_the_table() {
 fn a_node_that_lost_everybody_settles_nothing() {
     let mut world = World::grown(8, 30);
     let block = Block::new(Bytes::from_static(b"a block that nobody took")).unwrap();
-    world.places[0].store.put(&block, Class::Pinned).unwrap();
+    world.places[0].store.put(&block, Purpose::Own).unwrap();
     for place in &mut world.places[1..] {
         place.alive = false;
     }

@@ -14,7 +14,7 @@ use super::change::Change;
 use super::columns::{Column, parse_cached_key};
 use super::{Local, Writer, locked};
 use crate::block::Block;
-use crate::contract::Class;
+use crate::contract::{Class, Purpose};
 use crate::crash;
 use crate::error::WriteError;
 
@@ -24,7 +24,7 @@ impl Local {
         &self,
         writer: &mut Writer,
         block: &Block,
-        class: Class,
+        purpose: Purpose,
     ) -> Result<(), WriteError> {
         let length = block.bytes().len() as u64;
         self.check_disk(writer, length)?;
@@ -37,7 +37,7 @@ impl Local {
                 return Err(WriteError::Full { used, limit: quota });
             }
         }
-        change.insert(block, class);
+        change.insert(block, purpose);
         crash::point("put-before");
         self.apply(writer, change)?;
         crash::point("put-after");
@@ -90,9 +90,9 @@ impl Local {
         {
             match self.row_to_change(&id)? {
                 // A crash may leave the entry of an earlier put; the row alone is right.
-                Some(row) if row.class != Class::Cached || row.order != order => {}
+                Some(row) if row.standing.class() != Class::Cached || row.order != order => {}
                 None => {}
-                Some(row) if row.owed => kept = kept.or(Some(order)),
+                Some(row) if row.standing.owed => kept = kept.or(Some(order)),
                 Some(row) => change.remove(&id, row),
             }
             end = order + 1;

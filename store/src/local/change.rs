@@ -8,20 +8,21 @@ use rocksdb::{DB, WriteBatch};
 use super::columns::{Column, Row, cached_key};
 use super::family;
 use crate::block::Block;
-use crate::contract::Class;
+use crate::contract::{Class, Purpose};
 use crate::id::BlockId;
+use crate::standing::Standing;
 
 /// States a row and everything that repeats it, whatever was there before.
 pub(super) fn restate(db: &DB, batch: &mut WriteBatch, id: &BlockId, row: &Row) {
     batch.put_cf(family(db, Column::Index), id.as_bytes(), row.encode());
     let owed = family(db, Column::Owed);
-    if row.owed {
+    if row.standing.owed {
         batch.put_cf(owed, id.as_bytes(), b"");
     } else {
         batch.delete_cf(owed, id.as_bytes());
     }
     let (cached, key) = (family(db, Column::Cached), cached_key(row.order, id));
-    if row.class == Class::Cached {
+    if row.standing.class() == Class::Cached {
         batch.put_cf(cached, key, b"");
     } else {
         batch.delete_cf(cached, key);
@@ -45,18 +46,18 @@ impl Counters {
     }
 
     pub(super) fn add(&mut self, row: &Row) {
-        *self.class_bytes(row.class) += u64::from(row.length);
+        *self.class_bytes(row.standing.class()) += u64::from(row.length);
         self.blocks += 1;
-        if row.owed {
+        if row.standing.owed {
             self.owed_blocks += 1;
             self.owed_bytes += u64::from(row.length);
         }
     }
 
     fn subtract(&mut self, row: &Row) {
-        *self.class_bytes(row.class) -= u64::from(row.length);
+        *self.class_bytes(row.standing.class()) -= u64::from(row.length);
         self.blocks -= 1;
-        if row.owed {
+        if row.standing.owed {
             self.owed_blocks -= 1;
             self.owed_bytes -= u64::from(row.length);
         }
@@ -97,14 +98,19 @@ impl<'a> Change<'a> {
     }
 
     /// Adds a block that is not held.
-    pub(super) fn insert(&mut self, block: &Block, class: Class) {
+    pub(super) fn insert(&mut self, block: &Block, purpose: Purpose) {
         let id = block.id();
         let length = u32::try_from(block.bytes().len()).expect("a block is at most 1 MiB");
-        let owed = class == Class::Pinned;
-        let row = Row { class, owed, copies: 0, length, order: self.cursor.next };
-        self.cursor.next += 1;
+        let standing = Standing::default().after_put(purpose);
+        let row = Row { standing, length, order: self.stamp() };
         self.batch.put_cf(family(self.db, Column::Blocks), id.as_bytes(), block.bytes());
         self.replace(&id, None, Some(row));
+    }
+
+    /// The next number of the order.
+    pub(super) fn stamp(&mut self) -> u64 {
+        self.cursor.next += 1;
+        self.cursor.next - 1
     }
 
     /// Writes the bytes of a held block anew.
@@ -122,7 +128,15 @@ impl<'a> Change<'a> {
     /// Replaces what is known of a block, and what repeats it.
     pub(super) fn replace(&mut self, id: &BlockId, old: Option<Row>, new: Option<Row>) {
         match (&old, &new) {
-            (_, Some(row)) => restate(self.db, &mut self.batch, id, row),
+            (old, Some(row)) => {
+                if let Some(old) = old
+                    && old.order != row.order
+                {
+                    let key = cached_key(old.order, id);
+                    self.batch.delete_cf(family(self.db, Column::Cached), key);
+                }
+                restate(self.db, &mut self.batch, id, row);
+            }
             (Some(row), None) => {
                 self.batch.delete_cf(family(self.db, Column::Index), id.as_bytes());
                 self.batch.delete_cf(family(self.db, Column::Owed), id.as_bytes());

@@ -14,9 +14,10 @@
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options};
 
 use crate::config::LocalConfig;
-use crate::contract::{Class, Table};
+use crate::contract::Table;
 use crate::format::{Decoder, Encoder, FormatError};
 use crate::id::{BlockId, ID_BYTES};
+use crate::standing::Standing;
 
 /// Sealed bytes from which a block lies in a blob file. Smaller ones stay in the table files,
 /// where compaction may copy them a few times, but a read needs no second file.
@@ -98,42 +99,36 @@ impl From<Table> for Column {
 /// What `index` knows of a held block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Row {
-    pub(super) class: Class,
-    pub(super) owed: bool,
-    pub(super) copies: u8,
+    pub(super) standing: Standing,
     /// Sealed bytes of the block.
     pub(super) length: u32,
-    /// Grows with every block put, so that the oldest cached block is known.
+    /// Grows with every put and renewal, so that the oldest block is known.
     pub(super) order: u64,
 }
 
 impl Row {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let class = match self.class {
-            Class::Cached => 0,
-            Class::InRange => 1,
-            Class::Pinned => 2,
-        };
+        let Standing { pinned, in_range, owed, copies } = self.standing;
+        let class = u8::from(in_range) | u8::from(pinned) << 1;
         let mut row = Encoder::default();
-        row.u8(class).u8(self.owed.into()).u8(self.copies).u32(self.length).u64(self.order);
+        row.u8(class).u8(owed.into()).u8(copies).u32(self.length).u64(self.order);
         row.finish()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut bytes = Decoder::plain(bytes);
-        let class = match bytes.u8()? {
-            0 => Class::Cached,
-            1 => Class::InRange,
-            2 => Class::Pinned,
-            _ => return Err(FormatError::Invalid("the class of a block")),
-        };
+        let class = bytes.u8()?;
+        if class > 3 {
+            return Err(FormatError::Invalid("the class of a block"));
+        }
         let owed = match bytes.u8()? {
             0 => false,
             1 => true,
             _ => return Err(FormatError::Invalid("the owed mark of a block")),
         };
-        let row =
-            Self { class, owed, copies: bytes.u8()?, length: bytes.u32()?, order: bytes.u64()? };
+        let (in_range, pinned) = (class & 1 != 0, class & 2 != 0);
+        let standing = Standing { pinned, in_range, owed, copies: bytes.u8()? };
+        let row = Self { standing, length: bytes.u32()?, order: bytes.u64()? };
         bytes.finish()?;
         Ok(row)
     }
@@ -239,15 +234,16 @@ mod tests {
     #[test]
     fn rows_have_one_encoding() {
         let row = Row {
-            class: Class::InRange,
-            owed: true,
-            copies: 3,
+            standing: Standing { pinned: false, in_range: true, owed: true, copies: 3 },
             length: 0x0102_0304,
             order: 0x1122_3344_5566_7788,
         };
         let bytes = row.encode();
         assert_eq!(bytes, [1, 1, 3, 4, 3, 2, 1, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
         assert_eq!(Row::decode(&bytes), Ok(row));
+        let both = Row { standing: Standing { pinned: true, ..row.standing }, ..row };
+        assert_eq!((both.encode()[0], Row::decode(&both.encode())), (3, Ok(both)));
+        assert!(Row::decode(&[&[4], &bytes[1..]].concat()).is_err());
         assert!(Row::decode(&bytes[1..]).is_err());
         assert!(Row::decode(&[bytes, vec![0]].concat()).is_err());
     }

@@ -14,6 +14,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions, DB};
 
 use super::columns::Column;
 use super::family;
+use super::space::blob_bytes;
 use crate::crash;
 
 /// Garbage below this is left alone: a pass rewrites every key.
@@ -161,17 +162,5 @@ fn pass(db: &DB) {
     db.compact_range_cf_opt(blocks, None::<&[u8]>, None::<&[u8]>, &options);
     if let Err(error) = collect("false") {
         tracing::warn!(%error, "could not end reclaiming space; compactions copy more than needed");
-    }
-}
-
-/// Bytes of the blob files in use, garbage included.
-fn blob_bytes(db: &DB) -> u64 {
-    let blocks = family(db, Column::Blocks);
-    match db.property_int_value_cf(blocks, "rocksdb.live-blob-file-size") {
-        Ok(bytes) => bytes.unwrap_or(0),
-        Err(error) => {
-            tracing::warn!(%error, "could not tell the size of the blob files");
-            0
-        }
     }
 }

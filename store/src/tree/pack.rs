@@ -13,7 +13,7 @@ use std::thread;
 use bytes::Bytes;
 
 use crate::block::{BLOCK_BYTES_MAX, Block};
-use crate::contract::{BlockStore, Class};
+use crate::contract::{BlockStore, Purpose};
 use crate::error::WriteError;
 use crate::id::BlockId;
 use crate::seal::{BlockRef, Encoding, Kind, PieceKey, seal_piece, sealed_length};
@@ -26,6 +26,7 @@ pub(crate) struct Slot(usize);
 /// Seals pieces and puts blocks.
 pub(crate) struct Packer {
     blocks: Arc<dyn BlockStore>,
+    purpose: Purpose,
     secret: ConvergenceSecret,
     shared: Vec<u8>,
     /// Slots in `shared`, with range, encoding and key.
@@ -36,9 +37,14 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
-    pub(crate) fn new(blocks: Arc<dyn BlockStore>, secret: ConvergenceSecret) -> Self {
+    pub(crate) fn new(
+        blocks: Arc<dyn BlockStore>,
+        purpose: Purpose,
+        secret: ConvergenceSecret,
+    ) -> Self {
         Self {
             blocks,
+            purpose,
             secret,
             shared: Vec::new(),
             waiting: Vec::new(),
@@ -124,7 +130,7 @@ impl Packer {
 
     fn put(&self, sealed: Vec<u8>) -> Result<BlockId, WriteError> {
         let block = Block::new(Bytes::from(sealed)).expect("pieces are cut to fit a block");
-        self.blocks.put(&block, Class::Pinned)?;
+        self.blocks.put(&block, self.purpose)?;
         Ok(block.id())
     }
 }

@@ -132,6 +132,11 @@ impl Reader {
         }
     }
 
+    /// The block that holds the root that a head names.
+    pub(crate) fn root_block(&self, head: &Head, key: &ReadKey) -> Result<BlockId, ReadError> {
+        Ok(open_head(head, key)?.id)
+    }
+
     /// Opens the root that a head names.
     pub fn root(&self, head: &Head, key: &ReadKey) -> Result<VolumeRoot, ReadError> {
         let piece = open_head(head, key)?;
@@ -331,7 +336,7 @@ impl Reader {
         Ok(())
     }
 
-    fn prefetch_children(&self, children: &[Child]) {
+    pub(crate) fn prefetch_children(&self, children: &[Child]) {
         let wanted = children.iter().map(|child| child.piece.id);
         let ids: Vec<BlockId> = wanted.filter(|id| self.sealed.find(id).is_none()).collect();
         if !ids.is_empty() {
@@ -346,7 +351,7 @@ impl Reader {
         self.node(piece, R::KIND, Shard::decode)
     }
 
-    fn map_node(
+    pub(crate) fn map_node(
         &self,
         piece: &BlockRef,
         height: u8,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::contract::{BlockStore, Inventory};
+use crate::contract::{BlockStore, Inventory, Purpose};
 use crate::seal::{BlockRef, Kind};
 use crate::tree::edit::FileEdit;
 use crate::tree::entry::{Attr, Content, Entry, NameOf, Node, VolumeRoot, Xattrs};
@@ -35,6 +35,7 @@ impl Volume {
             Arc::clone(&self.blocks) as _,
             Arc::clone(&self.reader),
             self.secret.convergence_secret(),
+            Purpose::Own,
         )
     }
 
@@ -322,7 +323,11 @@ fn a_missing_block_is_named_and_listed() {
 
 /// Pieces that no writer makes, as a stranger's tree may have them.
 fn branch(volume: &Volume, children: &[(u8, &BlockRef)]) -> BlockRef {
-    let packer = Packer::new(Arc::clone(&volume.blocks) as _, volume.secret.convergence_secret());
+    let packer = Packer::new(
+        Arc::clone(&volume.blocks) as _,
+        Purpose::Own,
+        volume.secret.convergence_secret(),
+    );
     let children = children.iter().map(|(slot, piece)| Child {
         slot: *slot,
         count: 1,

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::chunk::{Cutter, PIECE_BYTES_MIN};
-use crate::contract::BlockStore;
+use crate::contract::{BlockStore, Purpose};
 use crate::error::{ReadError, TreeError, WriteError};
 use crate::format::Encoder;
+use crate::horizon::WriteGuard;
 use crate::seal::{BlockRef, Kind, PIECE_BYTES_MAX, seal};
 use crate::tree::edit::FileEdit;
 use crate::tree::entry::{
@@ -31,10 +32,14 @@ use crate::tree::volume::{ConvergenceSecret, VolumeSecret};
 const CUT_BYTES: usize = 8 << 20;
 
 /// Seals files and directories of one volume into blocks.
+///
+/// While it lives, garbage collection takes nothing that it wrote: keep it until what it wrote
+/// is reachable, that is, until the head is committed.
 pub struct Writer {
     reader: Arc<Reader>,
     packer: Packer,
     cutter: Cutter,
+    _guard: WriteGuard,
 }
 
 /// Content whose root may still be waiting for its shared block to be completed.
@@ -52,14 +57,17 @@ enum DraftRoot {
 }
 
 impl Writer {
-    /// A writer of one volume's blocks. `reader` reads what is there already.
+    /// A writer of one volume's blocks. `reader` reads what is there already; `purpose` is
+    /// `Own` for a volume that is pinned and `Publish` for one that is not.
     pub fn new(
         blocks: Arc<dyn BlockStore>,
         reader: Arc<Reader>,
         secret: ConvergenceSecret,
+        purpose: Purpose,
     ) -> Self {
         let cutter = Cutter::new(&secret);
-        Self { reader, packer: Packer::new(blocks, secret), cutter }
+        let guard = blocks.guard();
+        Self { reader, packer: Packer::new(blocks, purpose, secret), cutter, _guard: guard }
     }
 
     /// Seals a file as edited: only what changed, and what lies around it, is cut anew.

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use xorfs_store::gc::{Marked, Swept};
 use xorfs_store::{
-    Batch, Block, BlockId, BlockStore, Class, Inventory, Ledger, Memory, ReadError, Table, Usage,
-    WriteError,
+    Batch, Block, BlockId, BlockStore, Horizon, Inventory, Ledger, Memory, Purpose, ReadError,
+    Table, Usage, WriteError, WriteGuard,
 };
 
 use super::{find, make, open, open_with, put, quiet, text};
@@ -41,12 +42,20 @@ impl BlockStore for Faulty {
         self.inner.contains(id)
     }
 
-    fn put(&self, block: &Block, class: Class) -> Result<(), WriteError> {
+    fn put(&self, block: &Block, purpose: Purpose) -> Result<(), WriteError> {
         let take = |left: u64| left.checked_sub(1);
         self.puts_left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
             .map_err(|_| WriteError::Full { used: 1, limit: 1 })?;
-        self.inner.put(block, class)
+        self.inner.put(block, purpose)
+    }
+
+    fn renew(&self, id: &BlockId) -> Result<bool, WriteError> {
+        self.inner.renew(id)
+    }
+
+    fn guard(&self) -> WriteGuard {
+        self.inner.guard()
     }
 
     fn flush(&self) -> Result<(), WriteError> {
@@ -81,6 +90,14 @@ impl Inventory for Faulty {
 
     fn remove(&self, id: &BlockId) -> Result<(), WriteError> {
         self.inner.remove(id)
+    }
+
+    fn horizon(&self) -> Horizon {
+        self.inner.horizon()
+    }
+
+    fn sweep(&self, horizon: Horizon, marked: &Marked, dry_run: bool) -> Result<Swept, WriteError> {
+        self.inner.sweep(horizon, marked, dry_run)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use xorfs_store::{
-    Access, Batch, BlockStore, Class, Head, Inventory, Ledger, Link, Memory, ReadError, Table,
+    Access, Batch, BlockStore, Head, Inventory, Ledger, Link, Memory, Purpose, ReadError, Table,
 };
 
 use super::{OWNER, find, make, open, put, quiet, secret, text};
@@ -122,7 +122,7 @@ fn a_followed_volume_that_does_not_open_is_empty_until_it_does() {
     assert!(view.list(top).unwrap().is_empty());
     assert!(view.set_head(&head).is_err(), "its blocks are still away");
     for id in store.ids(None, 1_000).unwrap() {
-        blocks.put(&store.get(&id).unwrap(), Class::Cached).unwrap();
+        blocks.put(&store.get(&id).unwrap(), Purpose::Cache).unwrap();
     }
     assert!(view.set_head(&head).unwrap());
     assert_eq!(text(&view, "theirs/file"), b"text");
