@@ -6,6 +6,7 @@ pub(crate) mod head;
 pub(crate) mod link;
 pub(crate) mod map;
 pub(crate) mod pack;
+pub(crate) mod pool;
 pub(crate) mod reader;
 pub(crate) mod shard;
 pub(crate) mod update;

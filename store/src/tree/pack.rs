@@ -1,39 +1,103 @@
-//! Gathering small pieces into shared blocks, so that a source tree is not one block per file.
+//! Placing pieces in blocks: large ones alone, small ones gathered into shared blocks, so that a
+//! source tree is not one block per file.
 //!
-//! A piece's ref is known once the block it lies in is complete, because the block's id is the
-//! hash of all of it. Until then it is a slot; `flush` completes the block. Large pieces are
-//! blocks of their own, which is what makes equal content one block.
+//! Pieces are handed in and sealed on all cores (see `pool`); until its ref is known a piece is a
+//! [`Slot`]. A piece alone in its block has a ref once the block was put; a shared one once the
+//! block it lies in is complete, because the block's id is the hash of all of it. `flush` waits
+//! for the former and completes the latter. Large pieces are blocks of their own, which is what
+//! makes equal content one block.
+//!
+//! After an error a packer has lost pieces and is to be dropped.
 
-use std::collections::HashMap;
-use std::num::NonZero;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
-use std::thread;
 
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use crate::block::{BLOCK_BYTES_MAX, Block};
 use crate::contract::{BlockStore, Purpose};
 use crate::error::WriteError;
 use crate::id::BlockId;
-use crate::seal::{BlockRef, Encoding, Kind, PieceKey, seal_piece, sealed_length};
+use crate::seal::{BlockRef, Encoding, Kind, PieceKey, seal_piece};
+use crate::tree::pool::Pool;
 use crate::tree::volume::ConvergenceSecret;
 
-/// A piece in the shared block under way, or in one completed since.
+/// Most plaintext bytes of pieces that are handed in and not placed: enough to keep the cores
+/// busy while the caller reads, or waits for the disk.
+const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
+
+/// What a piece takes of memory beside its bytes, roughly: it bounds the number of small ones.
+const JOB_BYTES: usize = 1 << 10;
+
+/// A piece that was handed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot(usize);
 
+/// Plaintext of one piece, perhaps out of a longer run that was read at once.
+#[derive(Clone)]
+pub(crate) struct Plain {
+    run: Arc<Zeroizing<Vec<u8>>>,
+    range: Range<usize>,
+}
+
 /// Seals pieces and puts blocks.
 pub(crate) struct Packer {
-    blocks: Arc<dyn BlockStore>,
-    purpose: Purpose,
-    secret: ConvergenceSecret,
+    sealer: Arc<Sealer>,
+    pool: Pool<Job, Result<Outcome, WriteError>>,
+    /// Slots of the jobs in the pool, oldest first.
+    in_flight: VecDeque<usize>,
+    /// The shared block under way.
     shared: Vec<u8>,
     /// Slots in `shared`, with range, encoding and key.
     waiting: Vec<(usize, Range<usize>, Encoding, PieceKey)>,
+    /// Slots of pieces that equal one in `shared`, with the slot of that.
+    twins: Vec<(usize, usize)>,
     settled: Vec<Option<BlockRef>>,
     /// Slots of equal pieces, so that equal small files are stored once per sealing.
-    known: HashMap<(Kind, [u8; 32]), Slot>,
+    known: HashMap<(Kind, [u8; 32]), usize>,
+}
+
+/// What the threads of the pool share.
+struct Sealer {
+    blocks: Arc<dyn BlockStore>,
+    purpose: Purpose,
+    secret: ConvergenceSecret,
+}
+
+struct Job {
+    kind: Kind,
+    plain: Plain,
+    shares: bool,
+}
+
+enum Outcome {
+    Placed(BlockRef),
+    /// To go into a shared block.
+    Sealed {
+        kind: Kind,
+        key: PieceKey,
+        encoding: Encoding,
+        bytes: Vec<u8>,
+    },
+}
+
+impl Plain {
+    /// A part of a run.
+    pub(crate) fn part(run: &Arc<Zeroizing<Vec<u8>>>, range: Range<usize>) -> Self {
+        Self { run: Arc::clone(run), range }
+    }
+
+    /// A run that is one piece.
+    pub(crate) fn whole(run: Zeroizing<Vec<u8>>) -> Self {
+        let range = 0..run.len();
+        Self { run: Arc::new(run), range }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.run[self.range.clone()]
+    }
 }
 
 impl Packer {
@@ -42,90 +106,132 @@ impl Packer {
         purpose: Purpose,
         secret: ConvergenceSecret,
     ) -> Self {
+        let sealer = Arc::new(Sealer { blocks, purpose, secret });
+        let pool = Pool::new({
+            let sealer = Arc::clone(&sealer);
+            move |job: Job| sealer.work(&job)
+        });
         Self {
-            blocks,
-            purpose,
-            secret,
+            sealer,
+            pool,
+            in_flight: VecDeque::new(),
             shared: Vec::new(),
             waiting: Vec::new(),
+            twins: Vec::new(),
             settled: Vec::new(),
             known: HashMap::new(),
         }
     }
 
-    /// Seals a small piece into the shared block.
-    pub(crate) fn share(&mut self, kind: Kind, plaintext: &[u8]) -> Result<Slot, WriteError> {
-        let key = PieceKey::derive(&self.secret, plaintext);
-        if let Some(slot) = self.known.get(&(kind, *key.as_bytes())) {
-            return Ok(*slot);
-        }
-        if self.shared.len() + sealed_length(plaintext.len()) > BLOCK_BYTES_MAX {
-            self.flush()?;
-        }
-        let from = self.shared.len();
-        let encoding = seal_piece(kind, &key, plaintext, &mut self.shared);
-        let slot = Slot(self.settled.len());
-        self.settled.push(None);
-        self.known.insert((kind, *key.as_bytes()), slot);
-        self.waiting.push((slot.0, from..self.shared.len(), encoding, key));
-        Ok(slot)
+    /// Hands in a small piece, to lie in a shared block.
+    pub(crate) fn share(&mut self, kind: Kind, plain: Plain) -> Result<Slot, WriteError> {
+        self.submit(Job { kind, plain, shares: true })
     }
 
-    /// Completes the shared block.
+    /// Hands in a large piece, to be a block of its own.
+    pub(crate) fn submit_alone(&mut self, kind: Kind, plain: Plain) -> Result<Slot, WriteError> {
+        self.submit(Job { kind, plain, shares: false })
+    }
+
+    /// Seals a piece into a block of its own, here and now.
+    pub(crate) fn alone(&self, kind: Kind, plaintext: &[u8]) -> Result<BlockRef, WriteError> {
+        self.sealer.place(kind, plaintext)
+    }
+
+    /// Waits for every piece handed in and completes the shared block.
     pub(crate) fn flush(&mut self) -> Result<(), WriteError> {
-        if self.waiting.is_empty() {
-            return Ok(());
+        while let Some(result) = self.pool.take() {
+            self.accept(result)?;
         }
-        let shared = std::mem::take(&mut self.shared);
-        let id = self.put(shared)?;
-        for (slot, range, encoding, key) in self.waiting.drain(..) {
-            let (offset, length) = (range.start as u32, range.len() as u32);
-            self.settled[slot] = Some(BlockRef { id, offset, length, encoding, key });
+        self.complete()
+    }
+
+    /// Where a piece is.
+    ///
+    /// # Panics
+    /// If it was not flushed: `flush` comes first.
+    pub(crate) fn settle(&self, slot: Slot) -> BlockRef {
+        self.settled[slot.0].clone().expect("pieces are flushed before they are named")
+    }
+
+    fn submit(&mut self, job: Job) -> Result<Slot, WriteError> {
+        let slot = self.settled.len();
+        self.settled.push(None);
+        self.in_flight.push_back(slot);
+        let weight = job.plain.range.len() + JOB_BYTES;
+        self.pool.submit(job, weight);
+        while let Some(result) = self.pool.take_done() {
+            self.accept(result)?;
+        }
+        while self.pool.weight() > IN_FLIGHT_BYTES_MAX
+            && let Some(result) = self.pool.take()
+        {
+            self.accept(result)?;
+        }
+        Ok(Slot(slot))
+    }
+
+    fn accept(&mut self, result: Result<Outcome, WriteError>) -> Result<(), WriteError> {
+        let slot = self.in_flight.pop_front().expect("every job in the pool has its slot");
+        match result? {
+            Outcome::Placed(piece) => self.settled[slot] = Some(piece),
+            Outcome::Sealed { kind, key, encoding, bytes } => {
+                let name = (kind, *key.as_bytes());
+                if let Some(twin) = self.known.get(&name) {
+                    match &self.settled[*twin] {
+                        Some(piece) => self.settled[slot] = Some(piece.clone()),
+                        None => self.twins.push((slot, *twin)),
+                    }
+                    return Ok(());
+                }
+                if self.shared.len() + bytes.len() > BLOCK_BYTES_MAX {
+                    self.complete()?;
+                }
+                let from = self.shared.len();
+                self.shared.extend_from_slice(&bytes);
+                self.waiting.push((slot, from..self.shared.len(), encoding, key));
+                self.known.insert(name, slot);
+            }
         }
         Ok(())
     }
 
-    /// Where a shared piece is.
-    ///
-    /// # Panics
-    /// If its block is not complete: `flush` comes first.
-    pub(crate) fn settle(&self, slot: Slot) -> BlockRef {
-        self.settled[slot.0].clone().expect("the shared block was flushed before it is named")
+    fn complete(&mut self) -> Result<(), WriteError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let shared = std::mem::take(&mut self.shared);
+        let id = self.sealer.put(shared)?;
+        for (slot, range, encoding, key) in self.waiting.drain(..) {
+            let (offset, length) = (range.start as u32, range.len() as u32);
+            self.settled[slot] = Some(BlockRef { id, offset, length, encoding, key });
+        }
+        for (slot, twin) in self.twins.drain(..) {
+            self.settled[slot] = self.settled[twin].clone();
+        }
+        Ok(())
+    }
+}
+
+impl Sealer {
+    fn work(&self, job: &Job) -> Result<Outcome, WriteError> {
+        let (kind, plaintext) = (job.kind, job.plain.bytes());
+        if !job.shares {
+            return Ok(Outcome::Placed(self.place(kind, plaintext)?));
+        }
+        let key = PieceKey::derive(&self.secret, plaintext);
+        let mut bytes = Vec::new();
+        let encoding = seal_piece(kind, &key, plaintext, &mut bytes);
+        Ok(Outcome::Sealed { kind, key, encoding, bytes })
     }
 
-    /// Seals a piece into a block of its own.
-    pub(crate) fn alone(&self, kind: Kind, plaintext: &[u8]) -> Result<BlockRef, WriteError> {
+    fn place(&self, kind: Kind, plaintext: &[u8]) -> Result<BlockRef, WriteError> {
         let key = PieceKey::derive(&self.secret, plaintext);
         let mut sealed = Vec::new();
         let encoding = seal_piece(kind, &key, plaintext, &mut sealed);
         let length = sealed.len() as u32;
         let id = self.put(sealed)?;
         Ok(BlockRef { id, offset: 0, length, encoding, key })
-    }
-
-    /// Seals runs of `plaintext` into blocks of their own, on all cores.
-    pub(crate) fn alone_many(
-        &self,
-        kind: Kind,
-        plaintext: &[u8],
-        runs: &[Range<usize>],
-    ) -> Result<Vec<BlockRef>, WriteError> {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        let share = runs.len().div_ceil(cores).max(1);
-        let seal_share = |runs: &[Range<usize>]| -> Result<Vec<BlockRef>, WriteError> {
-            runs.iter().map(|run| self.alone(kind, &plaintext[run.clone()])).collect()
-        };
-        let mut shares = runs.chunks(share);
-        let mine = shares.next().unwrap_or_default();
-        thread::scope(|scope| {
-            let others: Vec<_> =
-                shares.map(|share| scope.spawn(move || seal_share(share))).collect();
-            let mut refs = seal_share(mine)?;
-            for other in others {
-                refs.extend(other.join().expect("sealing does not panic")?);
-            }
-            Ok(refs)
-        })
     }
 
     fn put(&self, sealed: Vec<u8>) -> Result<BlockId, WriteError> {

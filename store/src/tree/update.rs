@@ -4,9 +4,11 @@
 //! up, nodes are sealed level by level, because a branch can name its children only once the
 //! shared block they lie in is complete.
 
+use zeroize::Zeroizing;
+
 use crate::error::TreeError;
 use crate::seal::BlockRef;
-use crate::tree::pack::{Packer, Slot};
+use crate::tree::pack::{Packer, Plain, Slot};
 use crate::tree::reader::Reader;
 use crate::tree::shard::{Child, Item, Record, Shard, hash_of, is_leaf, slot_of};
 
@@ -248,7 +250,8 @@ fn seal_level<R: Record>(
         }
     };
     if count > 0 {
-        let slot = packer.share(R::KIND, &shard.encode())?;
+        let plain = Plain::whole(Zeroizing::new(shard.encode()));
+        let slot = packer.share(R::KIND, plain)?;
         *node = Draft::Sealed { slot, count };
     }
     Ok(())

@@ -22,13 +22,13 @@ use crate::tree::entry::{
 };
 use crate::tree::head::Head;
 use crate::tree::map::{self, Extent};
-use crate::tree::pack::{Packer, Slot};
+use crate::tree::pack::{Packer, Plain, Slot};
 use crate::tree::reader::{Reader, head_key};
 use crate::tree::update::{Root, update};
 use crate::tree::volume::{ConvergenceSecret, VolumeSecret};
 
-/// Plaintext bytes read and cut at a time: enough pieces to keep all cores busy, little enough
-/// to stay out of the memory budget's way.
+/// Plaintext bytes read and cut at a time. What is left over when no longer piece is sure to fit
+/// is read again with the next, so much shorter runs would read a good part twice.
 const CUT_BYTES: usize = 8 << 20;
 
 /// Seals files and directories of one volume into blocks.
@@ -39,10 +39,14 @@ pub struct Writer {
     reader: Arc<Reader>,
     packer: Packer,
     cutter: Cutter,
+    /// Large files whose pieces may still be on their way, since the last `flush`.
+    unmapped: Vec<(u64, Vec<DraftExtent>)>,
+    /// What `flush` made of them, all of this writer's in order.
+    mapped: Vec<Content>,
     _guard: WriteGuard,
 }
 
-/// Content whose root may still be waiting for its shared block to be completed.
+/// Content that may still be on its way to blocks: `Writer::flush`, then `Writer::settle`.
 #[derive(Debug)]
 pub struct Draft {
     size: u64,
@@ -54,6 +58,15 @@ pub struct Draft {
 enum DraftRoot {
     Known(Option<BlockRef>),
     Waiting(Slot),
+    /// The number of a large file.
+    Unmapped(usize),
+}
+
+/// A run of a large file.
+#[derive(Debug)]
+enum DraftExtent {
+    Known(Extent),
+    Waiting { length: u64, slot: Slot },
 }
 
 impl Writer {
@@ -67,7 +80,8 @@ impl Writer {
     ) -> Self {
         let cutter = Cutter::new(&secret);
         let guard = blocks.guard();
-        Self { reader, packer: Packer::new(blocks, purpose, secret), cutter, _guard: guard }
+        let packer = Packer::new(blocks, purpose, secret);
+        Self { reader, packer, cutter, unmapped: Vec::new(), mapped: Vec::new(), _guard: guard }
     }
 
     /// Seals a file as edited: only what changed, and what lies around it, is cut anew.
@@ -79,7 +93,9 @@ impl Writer {
             return self.small_file(edit);
         }
         let extents = self.extents(edit)?;
-        Ok(Draft::known(self.map(edit.size(), extents)?))
+        let number = self.mapped.len() + self.unmapped.len();
+        self.unmapped.push((edit.size(), extents));
+        Ok(Draft { size: edit.size(), height: 0, root: DraftRoot::Unmapped(number) })
     }
 
     /// Seals a directory as changed: `None` removes a name.
@@ -121,9 +137,21 @@ impl Writer {
         Ok(Xattrs::Sealed(self.packer.alone(Kind::Xattrs, &encoded)?))
     }
 
-    /// Completes the shared block, so that every draft made before can be settled.
+    /// Waits for what is being sealed and seals the maps above it, so that every draft made
+    /// before can be settled. After an error the writer is of no more use.
     pub fn flush(&mut self) -> Result<(), TreeError> {
-        Ok(self.packer.flush()?)
+        self.packer.flush()?;
+        for (size, extents) in std::mem::take(&mut self.unmapped) {
+            let extents = extents.into_iter().map(|extent| match extent {
+                DraftExtent::Known(extent) => extent,
+                DraftExtent::Waiting { length, slot } => {
+                    Extent { length, piece: Some(self.packer.settle(slot)) }
+                }
+            });
+            let content = self.map(size, extents.collect())?;
+            self.mapped.push(content);
+        }
+        Ok(())
     }
 
     /// The content of a draft.
@@ -134,6 +162,7 @@ impl Writer {
         let root = match draft.root {
             DraftRoot::Known(root) => root,
             DraftRoot::Waiting(slot) => Some(self.packer.settle(slot)),
+            DraftRoot::Unmapped(number) => return self.mapped[number].clone(),
         };
         Content { size: draft.size, height: draft.height, root }
     }
@@ -147,7 +176,7 @@ impl Writer {
         previous: Option<&Head>,
         time_ms: i64,
     ) -> Result<Head, TreeError> {
-        self.packer.flush()?;
+        self.flush()?;
         let piece = self.packer.alone(Kind::VolumeRoot, &root.encode())?;
         let mut encoder = Encoder::default();
         piece.encode(&mut encoder);
@@ -160,18 +189,19 @@ impl Writer {
 
     fn small_file(&mut self, edit: &FileEdit) -> Result<Draft, TreeError> {
         let plain = edit.read_at(&self.reader, 0, PIECE_BYTES_MIN)?;
+        let size = plain.len() as u64;
         let root = match plain.is_empty() {
             true => DraftRoot::Known(None),
-            false => DraftRoot::Waiting(self.packer.share(Kind::Data, &plain)?),
+            false => DraftRoot::Waiting(self.packer.share(Kind::Data, Plain::whole(plain))?),
         };
-        Ok(Draft { size: plain.len() as u64, height: 0, root })
+        Ok(Draft { size, height: 0, root })
     }
 
     /// The extents of an edited file: pieces of the base where nothing changed, new ones
     /// elsewhere, holes where nothing was ever written.
-    fn extents(&self, edit: &FileEdit) -> Result<Vec<Extent>, TreeError> {
+    fn extents(&mut self, edit: &FileEdit) -> Result<Vec<DraftExtent>, TreeError> {
         let (runs, reusable) = layout(edit, &self.base_extents(edit)?);
-        let mut extents: Vec<Extent> = Vec::new();
+        let mut extents: Vec<DraftExtent> = Vec::new();
         let mut at = 0;
         for run in runs {
             push_hole(&mut extents, run.start - at);
@@ -194,41 +224,34 @@ impl Writer {
     /// Covers `run`, which holds data throughout, with pieces. Cutting starts anew at the first
     /// piece that changed and goes on until it meets the start of one that did not.
     fn cut_run(
-        &self,
+        &mut self,
         edit: &FileEdit,
         run: &Range<u64>,
         reusable: &BTreeMap<u64, Extent>,
-        extents: &mut Vec<Extent>,
+        extents: &mut Vec<DraftExtent>,
     ) -> Result<(), TreeError> {
         let mut at = run.start;
         while at < run.end {
             if let Some(extent) = reusable.get(&at) {
                 at += extent.length;
-                extents.push(extent.clone());
+                extents.push(DraftExtent::Known(extent.clone()));
                 continue;
             }
             let meets = reusable.range(at..).next().map_or(u64::MAX, |(start, _)| *start);
             let until = run.end.min(meets.saturating_add(PIECE_BYTES_MAX as u64));
             let length = (until - at).min(CUT_BYTES as u64) as usize;
-            let plain = edit.read_at(&self.reader, at, length)?;
+            let plain = Arc::new(edit.read_at(&self.reader, at, length)?);
             let to_end = at + length as u64 == run.end;
-            let mut pieces: Vec<Range<usize>> = Vec::new();
             let mut from = 0;
             while from < length && (to_end || length - from >= PIECE_BYTES_MAX) {
                 let end = from + self.cutter.cut(&plain[from..]);
-                pieces.push(from..end);
+                let slot = self.packer.submit_alone(Kind::Data, Plain::part(&plain, from..end))?;
+                extents.push(DraftExtent::Waiting { length: (end - from) as u64, slot });
                 from = end;
                 if reusable.contains_key(&(at + from as u64)) {
                     break;
                 }
             }
-            let refs = self.packer.alone_many(Kind::Data, &plain, &pieces)?;
-            extents.extend(
-                pieces.iter().zip(refs).map(|(piece, sealed)| Extent {
-                    length: piece.len() as u64,
-                    piece: Some(sealed),
-                }),
-            );
             at += from as u64;
         }
         Ok(())
@@ -283,9 +306,9 @@ fn counted(base: &Content) -> Option<(BlockRef, u64)> {
     base.root.clone().map(|root| (root, base.size))
 }
 
-fn push_hole(extents: &mut Vec<Extent>, length: u64) {
+fn push_hole(extents: &mut Vec<DraftExtent>, length: u64) {
     if length > 0 {
-        extents.push(Extent { length, piece: None });
+        extents.push(DraftExtent::Known(Extent { length, piece: None }));
     }
 }
 
