@@ -8,6 +8,7 @@
 
 pub(crate) mod client;
 mod content;
+mod keyring;
 pub(crate) mod query;
 pub(crate) mod server;
 pub(crate) mod tree;

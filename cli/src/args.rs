@@ -42,11 +42,22 @@ pub(crate) struct Cli {
         display_order = 900
     )]
     pub(crate) home: Option<PathBuf>,
+    /// File whose first line is the passphrase of the keyring, where it has one; without it a
+    /// terminal is asked
+    #[arg(
+        long,
+        global = true,
+        env = "XORFS_PASSPHRASE_FILE",
+        value_name = "FILE",
+        hide_env_values = true,
+        display_order = 901
+    )]
+    pub(crate) passphrase_file: Option<PathBuf>,
     /// Print results as JSON
-    #[arg(long, global = true, display_order = 901)]
+    #[arg(long, global = true, display_order = 902)]
     pub(crate) json: bool,
     /// Say more on standard error; repeat for details
-    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 902)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 903)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -75,6 +86,12 @@ pub(crate) enum Command {
     /// Your volumes and those you follow
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Set, change or remove the passphrase of the keyring
+    Passphrase(PassphraseArgs),
+    /// Open a locked keyring of the running daemon
+    Unlock,
+    /// Let the running daemon forget the keys of all volumes
+    Lock,
     /// What this node is doing: volumes, space, replication
     Status,
     /// The other nodes that are known
@@ -311,6 +328,15 @@ pub(crate) struct SyncArgs {
     pub(crate) timeout: Option<Duration>,
 }
 
+/// With whom a volume shares blocks of equal content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConvergenceArg {
+    /// With itself
+    Volume,
+    /// With every volume of the network that chose so
+    Network,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
     /// List the volumes
@@ -319,6 +345,10 @@ pub(crate) enum VolumeCommand {
     Create {
         /// Its name in your mount; others choose their own
         name: String,
+        /// Whose blocks of equal content are stored once: this volume's alone, or those of the
+        /// whole network, in which case anybody who has a file can tell that it is yours too
+        #[arg(long, value_enum, default_value_t = ConvergenceArg::Volume, value_name = "WITH")]
+        convergence: ConvergenceArg,
     },
     /// Follow a volume that somebody shared, or take part in it with a read-write link
     Follow {
@@ -344,6 +374,26 @@ pub(crate) enum VolumeCommand {
         #[arg(short, long)]
         force: bool,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The keyring holds the keys of your volumes and your pins. With a passphrase its file is useless to
+whoever copies it, and a daemon that starts without the passphrase serves the blocks of others but
+shows no volume until `xorfs unlock`. There is no way to open the keyring without the passphrase.
+
+Passphrases are typed on the terminal, or read from files; they are never arguments.
+
+Examples:
+  xorfs passphrase             set or change it
+  xorfs passphrase --remove    leave the file to its permissions again")]
+pub(crate) struct PassphraseArgs {
+    /// Take the passphrase off
+    #[arg(long)]
+    pub(crate) remove: bool,
+    /// File whose first line is the new passphrase
+    #[arg(long, value_name = "FILE", conflicts_with = "remove")]
+    pub(crate) new_passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
+use xorfs_store::Passphrase;
 
 use crate::api::client::Client;
 use crate::daemon::Daemon;
 use crate::daemon::lock::{Holder, Lock, Role};
 use crate::exit::Failure;
 use crate::home::Home;
+use crate::passphrase;
 use crate::settings::Settings;
 
 /// How long a command waits for another one that runs a node on the same home. Beyond this the
@@ -26,9 +28,37 @@ const DAEMON_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Time between two attempts.
 const TURN_PAUSE: Duration = Duration::from_millis(50);
 
-/// Runs `work` with a client of the home's node.
+/// Runs `work` with a client of the home's node. A node of our own opens the keyring, asking for
+/// its passphrase where it has to.
 pub(crate) async fn with_node<T>(
     home: &Home,
+    work: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    with(home, passphrase::for_own_node, work).await
+}
+
+/// The same for what needs no key: a node of our own leaves the keyring as it is.
+pub(crate) async fn with_locked_node<T>(
+    home: &Home,
+    work: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    with(home, |_| Ok(None), work).await
+}
+
+/// Runs `work` with a client of the running daemon, and says so where none runs.
+pub(crate) async fn with_daemon<T>(
+    home: &Home,
+    work: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    match Client::connect(home.socket()?).await? {
+        Some(client) => interruptible(work(&client)).await,
+        None => Err(Failure::not_found("no daemon runs; start one with `xorfs daemon`").into()),
+    }
+}
+
+async fn with<T>(
+    home: &Home,
+    passphrase: impl Fn(&Home) -> anyhow::Result<Option<Passphrase>>,
     work: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let end = Instant::now() + TURN_WAIT_MAX;
@@ -37,7 +67,7 @@ pub(crate) async fn with_node<T>(
             return interruptible(work(&client)).await;
         }
         match Lock::acquire(&home.lock(), Role::Command)? {
-            Ok(lock) => return with_own_node(home, lock, work).await,
+            Ok(lock) => return with_own_node(home, lock, passphrase(home)?, work).await,
             Err(holder) if Instant::now() >= end => return Err(in_use(home, &holder).into()),
             // A daemon that starts or stops has the lock and no socket; a command ends soon.
             Err(_) => tokio::time::sleep(TURN_PAUSE).await,
@@ -62,9 +92,11 @@ pub(crate) async fn lock_for_daemon(home: &Home) -> anyhow::Result<Lock> {
 async fn with_own_node<T>(
     home: &Home,
     lock: Lock,
+    passphrase: Option<Passphrase>,
     work: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let daemon = Daemon::start(home, &Settings::of_command()?, Role::Command, lock).await?;
+    let settings = Settings::of_command()?;
+    let daemon = Daemon::start(home, &settings, Role::Command, lock, passphrase).await?;
     let done = match Client::connect(home.command_socket()?).await {
         Ok(Some(client)) => interruptible(work(&client)).await,
         Ok(None) => Err(Failure::failed("this command's own node does not answer").into()),

@@ -4,6 +4,7 @@ mod cat;
 mod completions;
 mod daemon;
 mod get;
+mod keyring;
 mod link;
 mod ls;
 mod mount;
@@ -28,7 +29,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         completions::run(args)?;
         return Ok(Exit::Done);
     }
-    let home = Home::open(cli.home.as_deref())?;
+    let home = Home::open(cli.home.as_deref(), cli.passphrase_file.as_deref())?;
     let runtime = tokio::runtime::Runtime::new().context("could not start")?;
     let done = runtime.block_on(dispatch(cli.command, &home, out));
     // A read that nobody waits for any more must not keep the process.
@@ -48,6 +49,9 @@ async fn dispatch(command: Command, home: &Home, out: Output) -> anyhow::Result<
         Command::Link(args) => link::run(home, &args, out).await?,
         Command::Sync(args) => sync::run(home, &args, out).await?,
         Command::Volume(command) => volume::run(home, command, out).await?,
+        Command::Passphrase(args) => keyring::passphrase(home, &args).await?,
+        Command::Unlock => keyring::unlock(home).await?,
+        Command::Lock => keyring::lock(home).await?,
         Command::Status => status::run(home, out).await?,
         Command::Peers => peers::run(home, out).await?,
         Command::Completions(args) => completions::run(&args)?,

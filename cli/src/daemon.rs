@@ -9,6 +9,7 @@
 
 pub(crate) mod heads;
 mod identity;
+pub(crate) mod keys;
 pub(crate) mod lock;
 mod mounts;
 mod port;
@@ -26,7 +27,9 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use xorfs_fuse::{MountOptions, Owner, View, ViewConfig};
 use xorfs_net::{Identity, NetConfig, Network, Replicated, StartError};
-use xorfs_store::{Head, Inventory, Ledger, Link, Local, ReadError, Table, VolumeId};
+use xorfs_store::{
+    Convergence, Head, Inventory, Ledger, Link, Local, LocalConfig, Passphrase, ReadError, Table, VolumeId,
+};
 
 use crate::api::server;
 use crate::api::types::VolumeRow;
@@ -65,16 +68,19 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a node on a home that the caller has locked.
+    /// Starts a node on a home that the caller has locked. A keyring with a passphrase stays
+    /// locked where that is not given.
     pub(crate) async fn start(
         home: &Home,
         settings: &Settings,
         role: Role,
         lock: Lock,
+        passphrase: Option<Passphrase>,
     ) -> anyhow::Result<Arc<Self>> {
         let (local, identity, volumes) = {
             let (home, config) = (home.clone(), settings.store());
-            tokio::task::spawn_blocking(move || open_home(&home, config)).await??
+            let open = move || open_home(&home, config, passphrase.as_ref());
+            tokio::task::spawn_blocking(open).await??
         };
         let config = settings.network().await;
         let replicas = config.replicas;
@@ -84,7 +90,7 @@ impl Daemon {
         let view = make_view(&local, &network, &announcer, replicas);
         {
             let (view, volumes) = (Arc::clone(&view), Arc::clone(&volumes));
-            tokio::task::spawn_blocking(move || volumes.show_all(&view)).await??;
+            tokio::task::spawn_blocking(move || volumes.show_all(&view)).await?;
         }
         let socket = match role {
             Role::Daemon => home.socket()?,
@@ -235,8 +241,12 @@ impl Daemon {
     }
 
     /// Makes a volume of our own.
-    pub(crate) fn create_volume(&self, name: &str) -> anyhow::Result<VolumeRow> {
-        self.volumes.create(&self.view, name)?;
+    pub(crate) fn create_volume(
+        &self,
+        name: &str,
+        convergence: Convergence,
+    ) -> anyhow::Result<VolumeRow> {
+        self.volumes.create(&self.view, name, convergence)?;
         self.volume(name)
     }
 
@@ -255,17 +265,45 @@ impl Daemon {
     pub(crate) fn forget_volume(&self, name: &str, force: bool) -> anyhow::Result<()> {
         self.volumes.forget(&self.view, name, force)
     }
+
+    /// Whether the keyring is locked, and with it everything that needs a key.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.volumes.is_locked()
+    }
+
+    /// Opens a locked keyring and shows the volumes. Slow on purpose.
+    pub(crate) fn unlock(&self, passphrase: &Passphrase) -> anyhow::Result<()> {
+        self.volumes.unlock(&self.view, passphrase)?;
+        let heads = self.volumes.heads(&*self.local);
+        heads.into_iter().for_each(|head| self.announcer.offer(head));
+        Ok(())
+    }
+
+    /// Closes every volume and forgets the keys.
+    pub(crate) fn lock_keys(&self) -> anyhow::Result<()> {
+        self.volumes.lock(&self.view)
+    }
+
+    /// Sets another passphrase of the keyring, or takes it off. Slow on purpose.
+    pub(crate) fn set_passphrase(
+        &self,
+        current: Option<&Passphrase>,
+        new: Option<&Passphrase>,
+    ) -> anyhow::Result<()> {
+        self.volumes.set_passphrase(current, new)
+    }
 }
 
 /// Opens what a home holds. Blocks.
 fn open_home(
     home: &Home,
-    config: xorfs_store::LocalConfig,
+    config: LocalConfig,
+    passphrase: Option<&Passphrase>,
 ) -> anyhow::Result<(Arc<Local>, Identity, Arc<Volumes>)> {
     let at = || format!("in the home {}", home.dir().display());
     let local = Local::open(&home.store(), config).with_context(at)?;
     let identity = identity::open(&home.identity())?;
-    let volumes = Volumes::open(home)?;
+    let volumes = Volumes::open(home, passphrase)?;
     Ok((Arc::new(local), identity, Arc::new(volumes)))
 }
 

@@ -96,7 +96,7 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<KeyringError>() {
         return Some(match error {
-            KeyringError::Exists(_) => Exit::Refused,
+            KeyringError::Exists(_) | KeyringError::WrongPassphrase => Exit::Refused,
             KeyringError::Name(_) => Exit::Usage,
             KeyringError::Damaged(_) => Exit::Corrupt,
             KeyringError::Newer(_) => Exit::Refused,

@@ -12,6 +12,7 @@ mod exit;
 mod home;
 mod logging;
 mod output;
+mod passphrase;
 mod progress;
 mod settings;
 mod target;

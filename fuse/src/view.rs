@@ -61,6 +61,8 @@ pub struct View {
     /// Times of the mount's own directories.
     born: Timestamp,
     ended: AtomicBool,
+    /// Set while everything is being closed.
+    closing: AtomicBool,
 }
 
 impl fmt::Debug for View {
@@ -97,6 +99,7 @@ impl View {
             handles: Handles::default(),
             hooks: RwLock::default(),
             ended: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&view);
         view.around.pacer.start(move || Self::seal_due(&weak));
@@ -124,6 +127,21 @@ impl View {
         volume.seal()?;
         self.slots_mut().remove_volume(name);
         Ok(())
+    }
+
+    /// Closes every volume and every open link and forgets what was read of them, so that no key
+    /// stays. What cannot be sealed is put into the journal. Open files fail from then on.
+    pub fn close_all(&self) -> Result<(), FsError> {
+        self.closing.store(true, Ordering::Release);
+        let volumes = self.slots().writable();
+        let settled = settle(&volumes);
+        self.slots_mut().close_all();
+        // A change that was on its way when they were closed.
+        let outcome = settled.and(settle(&volumes));
+        drop(volumes);
+        self.around.reader.forget();
+        self.closing.store(false, Ordering::Release);
+        outcome
     }
 
     /// Moves every followed volume that the head is of, also those opened as a live link, to it.
@@ -172,14 +190,8 @@ impl View {
     pub fn shutdown(&self) -> Result<(), FsError> {
         self.ended.store(true, Ordering::Release);
         self.around.pacer.stop();
-        let mut outcome = Ok(());
-        for volume in self.slots().writable() {
-            if let Err(error) = volume.seal() {
-                let staged = volume.stage();
-                outcome = outcome.and_then(|()| Err(staged.err().unwrap_or(error)));
-            }
-        }
-        outcome
+        let volumes = self.slots().writable();
+        settle(&volumes)
     }
 
     /// Seals what is due and says when to look again; `Err` once the view is gone.
@@ -483,4 +495,16 @@ impl Drop for View {
     fn drop(&mut self) {
         self.around.pacer.stop();
     }
+}
+
+/// Seals volumes, and stages what cannot be sealed. Tries all, and reports the first failure.
+fn settle(volumes: &[Arc<Volume>]) -> Result<(), FsError> {
+    let mut outcome = Ok(());
+    for volume in volumes {
+        if let Err(error) = volume.seal() {
+            let staged = volume.stage();
+            outcome = outcome.and_then(|()| Err(staged.err().unwrap_or(error)));
+        }
+    }
+    outcome
 }

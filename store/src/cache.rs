@@ -42,6 +42,13 @@ impl<K: Hash + Eq, V: Clone> ByteCache<K, V> {
         }
     }
 
+    /// Drops everything.
+    pub(crate) fn clear(&self) {
+        let mut state = self.lock();
+        state.entries.clear();
+        state.bytes = 0;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<K, V>> {
         // A panic between two updates can at worst leave the count of bytes off.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

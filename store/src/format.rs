@@ -36,6 +36,11 @@ impl Encoder {
         Self(vec![FORMAT_VERSION])
     }
 
+    /// An empty buffer that does not grow before `bytes` are in it.
+    pub(crate) fn with_room(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     pub(crate) fn u8(&mut self, value: u8) -> &mut Self {
         self.0.push(value);
         self
@@ -156,6 +161,11 @@ impl<'a> Decoder<'a> {
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], FormatError> {
         let length = self.count(1)?;
         self.raw(length)
+    }
+
+    /// All that is left.
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
     }
 
     pub(crate) fn finish(self) -> Result<(), FormatError> {

@@ -1,7 +1,19 @@
-//! The keyring: which volumes a home knows, by petname, and what opens them.
+//! The keyring: which volumes a home knows, by petname, what opens them, and what it pins.
 //!
 //! One small file beside the store, mode 0600, replaced atomically. It holds the seeds of the
 //! home's own volumes, so it is the one thing to back up. Petnames mean something here only.
+//! Pins are links, and a link is a capability, so they stand here and not in the store.
+//!
+//! A passphrase may seal the file: then all but the way to check the passphrase is encrypted.
+//! Invariant: a keyring that was opened from a sealed file is only ever saved sealed again, until
+//! the passphrase is taken off it by name. Keys are wiped when the keyring is dropped.
+//!
+//! `codec` has the bytes, `passphrase` the way from a passphrase to a key.
+
+mod codec;
+mod passphrase;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -12,12 +24,13 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::crash;
-use crate::format::{Decoder, Encoder, FormatError};
+use crate::keyring::passphrase::PassphraseKey;
 use crate::tree::head::VolumeId;
-use crate::tree::volume::{Convergence, ReadKey, VolumeSecret};
+use crate::tree::link::TreeLink;
+use crate::tree::volume::{ReadKey, VolumeSecret};
 
-/// First bytes of the file; the format version and the volumes follow.
-const MAGIC: &[u8] = b"xorfs keyring\n";
+pub use crate::keyring::codec::SealedKeyring;
+pub use crate::keyring::passphrase::Passphrase;
 
 /// Longest petname in bytes.
 const PETNAME_BYTES_MAX: usize = 64;
@@ -25,12 +38,6 @@ const PETNAME_BYTES_MAX: usize = 64;
 /// Names that no volume can have: links are opened under the first in a mount, and the second
 /// starts every link, so `xorfs:/` could not be told from one.
 const RESERVED_NAMES: [&str; 2] = ["link", "xorfs"];
-
-const CHECKSUM_BYTES: usize = 32;
-
-const TAG_OWNER: u8 = 1;
-const TAG_READER: u8 = 2;
-const TAG_OWNER_NETWORK: u8 = 3;
 
 /// What a home may do with a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +48,32 @@ pub enum Access {
     Reader(VolumeId, ReadKey),
 }
 
-/// Volumes by petname.
+/// A volume of the keyring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    access: Access,
+    /// Whether its blocks are never evicted.
+    pinned: bool,
+}
+
+/// Volumes by petname, and pinned trees.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keyring(BTreeMap<String, Access>);
+pub struct Keyring {
+    volumes: BTreeMap<String, Entry>,
+    /// In the order in which they were pinned.
+    pins: Vec<TreeLink>,
+    /// What the file is sealed under, if it is.
+    sealed_under: Option<PassphraseKey>,
+}
+
+/// What a file holds.
+#[derive(Debug)]
+pub enum StoredKeyring {
+    /// A keyring that file permissions alone keep.
+    Open(Keyring),
+    /// One that needs its passphrase.
+    Sealed(SealedKeyring),
+}
 
 /// A keyring could not be read or written, or refuses a change.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +86,9 @@ pub enum KeyringError {
         "{0:?} cannot name a volume: use up to 64 letters, digits, '-', '_' and '.', no '.' first, not \"link\" and not \"xorfs\""
     )]
     Name(String),
+    /// The passphrase is not the one that it was sealed with.
+    #[error("this is not the passphrase of the keyring")]
+    WrongPassphrase,
     /// The file holds something else.
     #[error("the keyring is damaged: {0}")]
     Damaged(String),
@@ -67,22 +100,30 @@ pub enum KeyringError {
     Io(#[from] std::io::Error),
 }
 
-impl Keyring {
+impl StoredKeyring {
     /// Reads a keyring; a missing file is an empty one.
     pub fn open(file: &Path) -> Result<Self, KeyringError> {
         match fs::read(file) {
-            Ok(bytes) => decode(&Zeroizing::new(bytes)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
+            Ok(bytes) => codec::decode(&Zeroizing::new(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Ok(Self::Open(Keyring::default()))
+            }
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    /// Writes it, mode 0600, atomically and synced.
+impl Keyring {
+    /// Writes it, mode 0600, atomically and synced; sealed where it has a passphrase.
     pub fn save(&self, file: &Path) -> Result<(), KeyringError> {
         let fresh = file.with_extension("new");
-        let mut out =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        out.write_all(&self.encode())?;
+        // What a crash left there may be anybody's and have any mode.
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        out.write_all(&codec::encode(self))?;
         out.sync_all()?;
         crash::point("keyring-before-rename");
         fs::rename(&fresh, file)?;
@@ -93,58 +134,113 @@ impl Keyring {
         Ok(())
     }
 
-    /// Adds a volume under a fresh name.
+    /// Seals the file under a passphrase from the next `save` on, instead of an earlier one.
+    /// Slow on purpose.
+    pub fn set_passphrase(&mut self, passphrase: &Passphrase) {
+        self.sealed_under = Some(PassphraseKey::generate(passphrase));
+    }
+
+    /// Leaves the file to its permissions from the next `save` on.
+    pub fn remove_passphrase(&mut self) {
+        self.sealed_under = None;
+    }
+
+    /// Seals the file as another keyring is sealed, or not sealed, from the next `save` on.
+    pub fn seal_as(&mut self, other: &Self) {
+        self.sealed_under = other.sealed_under.clone();
+    }
+
+    /// Whether the file is sealed under a passphrase.
+    pub fn has_passphrase(&self) -> bool {
+        self.sealed_under.is_some()
+    }
+
+    /// Whether this is the passphrase that the file is sealed under. Slow on purpose.
+    pub fn is_passphrase(&self, passphrase: &Passphrase) -> bool {
+        self.sealed_under.as_ref().is_some_and(|key| key.is_of(passphrase))
+    }
+
+    /// What a node has left of the keyring when it forgets the keys: the file's own bytes, which
+    /// the passphrase opens again. `None` where there is no passphrase.
+    pub fn lock(&self) -> Result<Option<SealedKeyring>, KeyringError> {
+        if !self.has_passphrase() {
+            return Ok(None);
+        }
+        match codec::decode(&codec::encode(self))? {
+            StoredKeyring::Sealed(sealed) => Ok(Some(sealed)),
+            StoredKeyring::Open(_) => Ok(None),
+        }
+    }
+
+    /// Adds a volume under a fresh name. One that is written here starts pinned.
     pub fn add(&mut self, name: &str, access: Access) -> Result<(), KeyringError> {
         if !is_petname(name) {
             return Err(KeyringError::Name(name.to_owned()));
         }
-        if self.0.contains_key(name) {
+        if self.volumes.contains_key(name) {
             return Err(KeyringError::Exists(name.to_owned()));
         }
-        self.0.insert(name.to_owned(), access);
+        let pinned = access.is_owner();
+        self.volumes.insert(name.to_owned(), Entry { access, pinned });
         Ok(())
     }
 
     /// Forgets a volume; false where there was none.
     pub fn remove(&mut self, name: &str) -> bool {
-        self.0.remove(name).is_some()
+        self.volumes.remove(name).is_some()
     }
 
     /// What opens a volume.
     pub fn access(&self, name: &str) -> Option<&Access> {
-        self.0.get(name)
+        self.volumes.get(name).map(|entry| &entry.access)
     }
 
     /// Names and what opens them, by name.
     pub fn volumes(&self) -> impl Iterator<Item = (&str, &Access)> {
-        self.0.iter().map(|(name, access)| (name.as_str(), access))
+        self.volumes.iter().map(|(name, entry)| (name.as_str(), &entry.access))
     }
 
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut encoder = Encoder::versioned();
-        encoder.varint(self.0.len() as u64);
-        for (name, access) in &self.0 {
-            encoder.bytes(name.as_bytes());
-            match access {
-                Access::Owner(secret) => {
-                    let tag = match secret.convergence() {
-                        Convergence::Volume => TAG_OWNER,
-                        Convergence::Network => TAG_OWNER_NETWORK,
-                    };
-                    encoder.u8(tag).raw(secret.as_bytes())
-                }
-                Access::Reader(volume, key) => {
-                    encoder.u8(TAG_READER).raw(volume.as_bytes()).raw(key.as_bytes())
-                }
-            };
+    /// Whether a volume's blocks are never evicted; false where there is no such volume.
+    pub fn is_pinned(&self, name: &str) -> bool {
+        self.volumes.get(name).is_some_and(|entry| entry.pinned)
+    }
+
+    /// Pins or unpins a volume; false where nothing changed.
+    pub fn set_pinned(&mut self, name: &str, pinned: bool) -> bool {
+        match self.volumes.get_mut(name) {
+            Some(entry) => std::mem::replace(&mut entry.pinned, pinned) != pinned,
+            None => false,
         }
-        let body = Zeroizing::new(encoder.finish());
-        let checksum = blake3::hash(&body);
-        Zeroizing::new([MAGIC, &body, checksum.as_bytes()].concat())
+    }
+
+    /// The pinned trees, in the order in which they were pinned.
+    pub fn pins(&self) -> &[TreeLink] {
+        &self.pins
+    }
+
+    /// Pins a tree; false where it was pinned already, by whatever name.
+    pub fn pin(&mut self, tree: TreeLink) -> bool {
+        let fresh = !self.pins.iter().any(|pin| pin.node == tree.node);
+        if fresh {
+            self.pins.push(tree);
+        }
+        fresh
+    }
+
+    /// Unpins a tree; false where it was not pinned.
+    pub fn unpin(&mut self, tree: &TreeLink) -> bool {
+        let before = self.pins.len();
+        self.pins.retain(|pin| pin.node != tree.node);
+        self.pins.len() < before
     }
 }
 
 impl Access {
+    /// Whether it allows to write.
+    pub fn is_owner(&self) -> bool {
+        matches!(self, Self::Owner(_))
+    }
+
     /// The volume.
     pub fn volume(&self) -> VolumeId {
         match self {
@@ -168,79 +264,4 @@ fn is_petname(name: &str) -> bool {
         && !name.starts_with('.')
         && !RESERVED_NAMES.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
         && name.chars().all(allowed)
-}
-
-fn decode(bytes: &[u8]) -> Result<Keyring, KeyringError> {
-    let damaged = |detail: &str| KeyringError::Damaged(detail.to_owned());
-    let body = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("it does not start as one"))?;
-    let (body, checksum) =
-        body.split_last_chunk::<CHECKSUM_BYTES>().ok_or_else(|| damaged("it ends early"))?;
-    if blake3::hash(body).as_bytes() != checksum {
-        return Err(damaged("its checksum does not fit"));
-    }
-    decode_volumes(body).map_err(|error| match error {
-        FormatError::Newer(found) => KeyringError::Newer(found),
-        error => KeyringError::Damaged(error.to_string()),
-    })
-}
-
-fn decode_volumes(body: &[u8]) -> Result<Keyring, FormatError> {
-    let mut decoder = Decoder::versioned(body)?;
-    let mut keyring = Keyring::default();
-    for _ in 0..decoder.count(2)? {
-        let name =
-            std::str::from_utf8(decoder.bytes()?).map_err(|_| FormatError::Invalid("a petname"))?;
-        let access = match decoder.u8()? {
-            TAG_OWNER => Access::Owner(VolumeSecret::from_bytes(decoder.array()?)),
-            TAG_OWNER_NETWORK => Access::Owner(VolumeSecret::with_convergence(
-                decoder.array()?,
-                Convergence::Network,
-            )),
-            TAG_READER => Access::Reader(
-                VolumeId::from_bytes(decoder.array()?),
-                ReadKey::from_bytes(decoder.array()?),
-            ),
-            _ => return Err(FormatError::Invalid("a kind of access")),
-        };
-        keyring.add(name, access).map_err(|_| FormatError::Invalid("a petname"))?;
-    }
-    decoder.finish()?;
-    Ok(keyring)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    #[test]
-    fn a_keyring_survives_and_notices_damage() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("keyring");
-        let mut keyring = Keyring::open(&file).unwrap();
-        let secret = VolumeSecret::from_bytes([1; 32]);
-        keyring.add("films", Access::Reader(secret.id(), secret.read_key())).unwrap();
-        keyring.add("main", Access::Owner(secret)).unwrap();
-        let shared = VolumeSecret::with_convergence([2; 32], Convergence::Network);
-        keyring.add("shared", Access::Owner(shared)).unwrap();
-        keyring.save(&file).unwrap();
-        assert_eq!(Keyring::open(&file).unwrap(), keyring);
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        let mut bytes = fs::read(&file).unwrap();
-        bytes[30] ^= 1;
-        fs::write(&file, bytes).unwrap();
-        assert!(matches!(Keyring::open(&file), Err(KeyringError::Damaged(_))));
-    }
-
-    #[test]
-    fn petnames_are_plain_and_unique() {
-        let mut keyring = Keyring::default();
-        let access = || Access::Owner(VolumeSecret::from_bytes([1; 32]));
-        for name in ["", "link", "Xorfs", "../x", "a/b", ".hidden", &"x".repeat(65)] {
-            assert!(matches!(keyring.add(name, access()), Err(KeyringError::Name(_))), "{name}");
-        }
-        keyring.add("Ärger-1.0", access()).unwrap();
-        assert!(matches!(keyring.add("Ärger-1.0", access()), Err(KeyringError::Exists(_))));
-    }
 }

@@ -32,7 +32,7 @@ pub use error::{OpenError, ReadError, TreeError, WriteError};
 pub use format::{FORMAT_VERSION, FormatError};
 pub use horizon::{Horizon, WriteGuard};
 pub use id::{BlockId, ID_BYTES, ParseIdError};
-pub use keyring::{Access, Keyring, KeyringError};
+pub use keyring::{Access, Keyring, KeyringError, Passphrase, SealedKeyring, StoredKeyring};
 pub use local::Local;
 pub use memory::Memory;
 pub use seal::BlockRef;

@@ -2,6 +2,7 @@
 
 mod campaign;
 mod cli;
+mod cli_keyring;
 mod conformance;
 mod crash;
 mod local;

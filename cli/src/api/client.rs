@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::api::query::Query;
 use crate::api::types::{
-    Attributes, Copies, EntryRow, ErrorBody, LinkReply, MountRequest, Name, PeerRow, Status,
-    UnmountRequest, VolumeRequest, VolumeRow,
+    Attributes, Copies, EntryRow, ErrorBody, LinkReply, MountRequest, Name, PassphraseRequest,
+    PeerRow, Status, UnlockRequest, UnmountRequest, VolumeRequest, VolumeRow,
 };
 use crate::exit::Failure;
 use crate::home::SocketPath;
@@ -75,6 +75,21 @@ impl Client {
         let path = volume_path(name) + "/link";
         let reply: LinkReply = self.ask(Method::GET, &path, &query, NOTHING).await?;
         Ok(reply.link)
+    }
+
+    /// Opens a locked keyring.
+    pub(crate) async fn unlock(&self, request: &UnlockRequest) -> anyhow::Result<()> {
+        self.ask(Method::POST, "unlock", &Query::new(), Some(request)).await
+    }
+
+    /// Makes the node forget its keys.
+    pub(crate) async fn lock(&self) -> anyhow::Result<()> {
+        self.ask(Method::POST, "lock", &Query::new(), NOTHING).await
+    }
+
+    /// Sets another passphrase, or takes it off.
+    pub(crate) async fn set_passphrase(&self, request: &PassphraseRequest) -> anyhow::Result<()> {
+        self.ask(Method::PUT, "passphrase", &Query::new(), Some(request)).await
     }
 
     /// Mounts.

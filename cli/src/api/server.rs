@@ -14,17 +14,18 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post, put};
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
+use xorfs_store::Convergence;
 
 use crate::api::query::Query;
 use crate::api::types::{
     ErrorBody, LinkReply, MountRequest, PeerRow, Status, UnmountRequest, VolumeRequest, VolumeRow,
 };
-use crate::api::{content, tree};
+use crate::api::{content, keyring, tree};
 use crate::daemon::Daemon;
 use crate::exit::{Exit, classify};
 use crate::home::SocketPath;
@@ -105,6 +106,9 @@ fn routes(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes", get(volumes).post(add_volume))
         .route("/v1/volumes/{name}", delete(forget_volume))
         .route("/v1/volumes/{name}/link", get(share_volume))
+        .route("/v1/unlock", post(keyring::unlock))
+        .route("/v1/lock", post(keyring::lock))
+        .route("/v1/passphrase", put(keyring::set_passphrase))
         .route("/v1/mounts", post(mount).delete(unmount))
         .route("/v1/file", get(content::read_file).put(content::write_file))
         .route("/v1/stat", get(tree::stat))
@@ -118,6 +122,7 @@ fn routes(daemon: Arc<Daemon>) -> Router {
         .route("/v1/seal", post(tree::seal))
         .route("/v1/fsync", post(tree::fsync))
         .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(Arc::clone(&daemon), keyring::refuse_locked))
         .with_state(daemon)
 }
 
@@ -138,7 +143,13 @@ async fn add_volume(
     Json(request): Json<VolumeRequest>,
 ) -> Result<Json<VolumeRow>, ApiError> {
     let add = move || match &request.link {
-        None => daemon.create_volume(&request.name),
+        None => {
+            let convergence = match request.network_convergence {
+                true => Convergence::Network,
+                false => Convergence::Volume,
+            };
+            daemon.create_volume(&request.name, convergence)
+        }
         Some(link) => daemon.follow_volume(&request.name, &link.parse()?),
     };
     Ok(Json(blocking(add).await?))

@@ -13,6 +13,7 @@ use xorfs_fuse::{Kind, Stat};
 use xorfs_store::Timestamp;
 
 use crate::exit::Exit;
+use crate::passphrase::Typed;
 
 /// A name or a path, which may be any bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -209,6 +210,35 @@ pub(crate) struct VolumeRow {
     /// Why sealing fails, while it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) seal_error: Option<String>,
+    /// Why it does not open, where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) open_error: Option<String>,
+}
+
+/// Whether the keys of the volumes are within reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeyringState {
+    /// Whether the keyring's file is sealed under a passphrase.
+    pub(crate) passphrase: bool,
+    /// Whether the passphrase has to be given before a volume opens.
+    pub(crate) locked: bool,
+}
+
+/// Opens a locked keyring.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct UnlockRequest {
+    pub(crate) passphrase: Typed,
+}
+
+/// Sets another passphrase, or takes it off.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PassphraseRequest {
+    /// What it is now; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) current: Option<Typed>,
+    /// What it is to be; absent takes it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) new: Option<Typed>,
 }
 
 /// Another node.
@@ -268,6 +298,7 @@ pub(crate) struct Status {
     pub(crate) bytes_received: u64,
     pub(crate) replication: Replication,
     pub(crate) space: Space,
+    pub(crate) keyring: KeyringState,
     pub(crate) volumes: Vec<VolumeRow>,
     pub(crate) mounts: Vec<Name>,
 }
@@ -294,6 +325,9 @@ pub(crate) struct VolumeRequest {
     pub(crate) name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) link: Option<String>,
+    /// Whether a new volume shares blocks of equal content with the whole network.
+    #[serde(default)]
+    pub(crate) network_convergence: bool,
 }
 
 #[cfg(test)]

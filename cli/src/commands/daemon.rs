@@ -9,15 +9,21 @@ use crate::daemon::Daemon;
 use crate::daemon::lock::Role;
 use crate::home::Home;
 use crate::output::Output;
+use crate::passphrase;
 use crate::settings::Settings;
 
 pub(crate) async fn run(home: &Home, args: &DaemonArgs, out: Output) -> anyhow::Result<()> {
     let settings = Settings::of_daemon(args)?;
+    // A daemon asks nobody: it may have been started by a machine.
+    let passphrase = passphrase::from_file_of(home)?;
     let lock = lock_for_daemon(home).await?;
     // Asked for before anything is there to be cleaned up.
     let stop = stop_signal();
     tokio::pin!(stop);
-    let daemon = Daemon::start(home, &settings, Role::Daemon, lock).await?;
+    let daemon = Daemon::start(home, &settings, Role::Daemon, lock, passphrase).await?;
+    if daemon.is_locked() {
+        tracing::warn!("the keyring is locked: no volume is shown until `xorfs unlock`");
+    }
     let served = tokio::select! {
         served = serve(&daemon, args, out) => served,
         () = &mut stop => Ok(()),

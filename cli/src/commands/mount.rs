@@ -89,6 +89,9 @@ async fn stay(client: &Client, dir: &Path) -> anyhow::Result<()> {
 
 fn daemon_command(home: &Home, dir: &Path, args: &MountArgs) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
+    if let Some(file) = home.passphrase_file() {
+        command.arg("--passphrase-file").arg(std::path::absolute(file)?);
+    }
     command.arg("--home").arg(home.dir()).arg("daemon").arg("--exit-with-mount");
     command.arg("--mount").arg(dir);
     if args.read_only {

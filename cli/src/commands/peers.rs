@@ -1,12 +1,12 @@
 //! `xorfs peers`: the other nodes that are known.
 
 use crate::api::types::PeerRow;
-use crate::attach::with_node;
+use crate::attach::with_locked_node;
 use crate::home::Home;
 use crate::output::{Output, table};
 
 pub(crate) async fn run(home: &Home, out: Output) -> anyhow::Result<()> {
-    let peers = with_node(home, async |client| client.peers().await).await?;
+    let peers = with_locked_node(home, async |client| client.peers().await).await?;
     out.value(&peers, |peers| text(peers))
 }
 

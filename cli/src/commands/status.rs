@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use crate::api::types::{Replication, Space, Status, VolumeRow};
-use crate::attach::with_node;
+use crate::attach::with_locked_node;
 use crate::home::Home;
 use crate::output::{Output, lacking, size, table, unannounced};
 
 pub(crate) async fn run(home: &Home, out: Output) -> anyhow::Result<()> {
-    let status = with_node(home, async |client| client.status().await).await?;
+    let status = with_locked_node(home, async |client| client.status().await).await?;
     out.value(&status, text)
 }
 
@@ -32,6 +32,9 @@ fn text(status: &Status) -> String {
     ];
     for mount in &status.mounts {
         rows.push(("mount", mount.to_string()));
+    }
+    if status.keyring.locked {
+        rows.push(("keyring", "locked: `xorfs unlock` opens the volumes".to_owned()));
     }
     let rows: Vec<_> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
     format!("{}\n{}", table(&rows, &[]), volumes(&status.volumes))
@@ -75,10 +78,11 @@ pub(crate) fn volumes(volumes: &[VolumeRow]) -> String {
     let mut rows = vec![heading.to_vec()];
     rows.extend(volumes.iter().map(|volume| {
         let access = if volume.writable { "yours" } else { "followed" };
-        let state = match &volume.seal_error {
-            Some(error) => format!("cannot be sealed: {error}"),
-            None if volume.sealed => "sealed".to_owned(),
-            None => format!("{} not sealed", size(volume.dirty_bytes)),
+        let state = match (&volume.open_error, &volume.seal_error) {
+            (Some(error), _) => format!("does not open: {error}"),
+            (None, Some(error)) => format!("cannot be sealed: {error}"),
+            _ if volume.sealed => "sealed".to_owned(),
+            _ => format!("{} not sealed", size(volume.dirty_bytes)),
         };
         let id = volume.id.chars().take(16).collect();
         vec![volume.name.clone(), access.to_owned(), volume.sequence.to_string(), state, id]

@@ -4,7 +4,7 @@ use anyhow::Context;
 use xorfs_store::Link;
 
 use crate::api::types::{LinkReply, VolumeRequest};
-use crate::args::VolumeCommand;
+use crate::args::{ConvergenceArg, VolumeCommand};
 use crate::attach::with_node;
 use crate::commands::status;
 use crate::home::Home;
@@ -16,15 +16,20 @@ pub(crate) async fn run(home: &Home, command: VolumeCommand, out: Output) -> any
             let volumes = with_node(home, async |client| client.volumes().await).await?;
             out.value(&volumes, |volumes| status::volumes(volumes))
         }
-        VolumeCommand::Create { name } => {
-            let request = VolumeRequest { name, link: None };
+        VolumeCommand::Create { name, convergence } => {
+            let network_convergence = convergence == ConvergenceArg::Network;
+            let request = VolumeRequest { name, link: None, network_convergence };
             let made = with_node(home, async |client| client.add_volume(&request).await).await?;
             out.value(&made, |made| made.id.clone())
         }
         VolumeCommand::Follow { link, name } => {
             // Checked here, so that a typing error is told without a node.
             let parsed: Link = link.parse().with_context(|| format!("{link:?} is no link"))?;
-            let request = VolumeRequest { name, link: Some(parsed.to_string()) };
+            let request = VolumeRequest {
+                name,
+                link: Some(parsed.to_string()),
+                network_convergence: false,
+            };
             let made = with_node(home, async |client| client.add_volume(&request).await).await?;
             out.value(&made, |made| made.id.clone())
         }

@@ -3,9 +3,12 @@
 use xorfs_fuse::VolumeStatus;
 use xorfs_store::{BlockId, Head, Inventory};
 
-use crate::api::types::{Copies, Name, PeerRow, Replication, Space, Status, VolumeRow};
+use crate::api::types::{
+    Copies, KeyringState, Name, PeerRow, Replication, Space, Status, VolumeRow,
+};
 use crate::daemon::Daemon;
 use crate::daemon::lock::Role;
+use crate::daemon::volumes::Unopened;
 use crate::exit::Failure;
 
 impl Daemon {
@@ -31,6 +34,10 @@ impl Daemon {
                 blocks: usage.blocks,
                 quota_bytes: (usage.quota_bytes != u64::MAX).then_some(usage.quota_bytes),
                 disk_free_bytes: usage.disk_free_bytes,
+            },
+            keyring: KeyringState {
+                passphrase: self.volumes.has_passphrase(),
+                locked: self.volumes.is_locked(),
             },
             volumes: self.volumes(),
             mounts: self.mounts.dirs().iter().map(|dir| Name::from(dir.as_path())).collect(),
@@ -65,15 +72,19 @@ impl Daemon {
 
     /// The volumes of this home.
     pub(crate) fn volumes(&self) -> Vec<VolumeRow> {
-        self.view.volumes().iter().map(volume_row).collect()
+        let opened = self.view.volumes();
+        let unopened = self.volumes.unopened();
+        let unopened = unopened.iter().map(|(name, volume)| unopened_row(name, volume));
+        let mut rows: Vec<_> = opened.iter().map(volume_row).chain(unopened).collect();
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        rows
     }
 
     /// One volume.
     pub(crate) fn volume(&self, name: &str) -> anyhow::Result<VolumeRow> {
-        let volumes = self.view.volumes();
-        let found = volumes.iter().find(|volume| volume.name == name);
+        let found = self.volumes().into_iter().find(|volume| volume.name == name);
         let missing = || Failure::not_found(format!("there is no volume named {name:?}"));
-        Ok(volume_row(found.ok_or_else(missing)?))
+        Ok(found.ok_or_else(missing)?)
     }
 
     /// How many nodes hold these blocks, as far as this one knows.
@@ -102,5 +113,19 @@ fn volume_row(volume: &VolumeStatus) -> VolumeRow {
         sealed: volume.sealed,
         dirty_bytes: volume.dirty_bytes,
         seal_error: volume.seal_error.clone(),
+        open_error: None,
+    }
+}
+
+fn unopened_row(name: &str, volume: &Unopened) -> VolumeRow {
+    VolumeRow {
+        name: name.to_owned(),
+        id: volume.id.to_string(),
+        writable: volume.writable,
+        sequence: 0,
+        sealed: false,
+        dirty_bytes: 0,
+        seal_error: None,
+        open_error: Some(volume.error.clone()),
     }
 }

@@ -1,8 +1,11 @@
-//! The volumes of this home: making, following, sharing and forgetting them.
+//! The volumes of this home: opening, making, following, sharing and forgetting them, and
+//! closing all of them while the keyring is locked.
 //!
 //! Invariant: the keyring on disk changes first, then the view, so that a crash never leaves a
 //! volume that was written to without the secret that opens it. One volume stands under one name.
+//! A volume that does not open is told in the status and keeps nothing else from working.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
@@ -10,52 +13,119 @@ use tokio::runtime::Handle;
 use xorfs_fuse::View;
 use xorfs_net::Network;
 use xorfs_store::{
-    Access, Batch, Head, Keyring, Ledger, Link, Local, Table, VolumeId, VolumeSecret, stored_head,
+    Access, Batch, Convergence, Head, Ledger, Link, Local, Passphrase, Table, VolumeId, VolumeSecret,
+    stored_head,
 };
 
+use crate::daemon::keys::Keys;
 use crate::exit::Failure;
 use crate::home::Home;
 
-/// The volume that every home has.
-const FIRST_VOLUME: &str = "main";
+/// A volume of the keyring that does not open.
+#[derive(Debug, Clone)]
+pub(crate) struct Unopened {
+    pub(crate) id: VolumeId,
+    pub(crate) writable: bool,
+    /// Why not.
+    pub(crate) error: String,
+}
 
-/// The keyring, in memory and on disk.
+/// The volumes.
 pub(crate) struct Volumes {
-    keyring: Mutex<Keyring>,
-    home: Home,
+    keys: Keys,
+    /// Held while keyring and view change together; taken before either.
+    changing: Mutex<()>,
+    unopened: Mutex<BTreeMap<String, Unopened>>,
 }
 
 impl Volumes {
-    /// Reads the keyring; a new one starts with the volume `main`.
-    pub(crate) fn open(home: &Home) -> anyhow::Result<Self> {
-        let mut keyring = Keyring::open(&home.keyring())
+    /// Reads the keyring; without the passphrase that it may have it stays locked.
+    pub(crate) fn open(home: &Home, passphrase: Option<&Passphrase>) -> anyhow::Result<Self> {
+        let keys = Keys::open(&home.keyring(), passphrase)
             .with_context(|| format!("in the home {}", home.dir().display()))?;
-        if !home.keyring().exists() {
-            keyring.add(FIRST_VOLUME, Access::Owner(VolumeSecret::generate()))?;
-            keyring.save(&home.keyring())?;
-        }
-        Ok(Self { keyring: Mutex::new(keyring), home: home.clone() })
+        Ok(Self { keys, changing: Mutex::default(), unopened: Mutex::default() })
     }
 
-    /// Shows every volume in the view.
-    pub(crate) fn show_all(&self, view: &View) -> anyhow::Result<()> {
-        for (name, access) in self.lock().volumes() {
-            view.add_volume(name, access)
-                .with_context(|| format!("could not open the volume {name:?}"))?;
+    /// Whether the keys are out of reach, and with them all volumes.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.keys.is_locked()
+    }
+
+    /// Whether the keyring has a passphrase.
+    pub(crate) fn has_passphrase(&self) -> bool {
+        self.keys.has_passphrase()
+    }
+
+    /// Shows every volume in the view; none while the keyring is locked.
+    pub(crate) fn show_all(&self, view: &View) {
+        let volumes = self.keys.read(|keyring| {
+            keyring.volumes().map(|(name, access)| (name.to_owned(), access.clone())).collect()
+        });
+        let volumes: Vec<(String, Access)> = volumes.unwrap_or_default();
+        let mut unopened = BTreeMap::new();
+        for (name, access) in volumes {
+            if let Err(error) = view.add_volume(&name, &access) {
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::error!(
+                    volume = %name, %error, "a volume does not open; try `xorfs check --repair`"
+                );
+                let (id, writable) = (access.volume(), access.is_owner());
+                unopened.insert(name, Unopened { id, writable, error });
+            }
+        }
+        *locked(&self.unopened) = unopened;
+    }
+
+    /// The volumes that do not open, by name.
+    pub(crate) fn unopened(&self) -> BTreeMap<String, Unopened> {
+        locked(&self.unopened).clone()
+    }
+
+    /// Opens a locked keyring and shows the volumes. Slow on purpose.
+    pub(crate) fn unlock(&self, view: &View, passphrase: &Passphrase) -> anyhow::Result<()> {
+        let _changing = locked(&self.changing);
+        if self.keys.unlock(passphrase)? {
+            self.show_all(view);
         }
         Ok(())
     }
 
-    /// Volumes that somebody else writes.
-    pub(crate) fn followed(&self) -> Vec<VolumeId> {
-        let keyring = self.lock();
-        let access = keyring.volumes().map(|(_, access)| access);
-        access.filter(|access| matches!(access, Access::Reader(..))).map(Access::volume).collect()
+    /// Closes every volume and link and forgets the keys. What is not sealed is sealed first.
+    pub(crate) fn lock(&self, view: &View) -> anyhow::Result<()> {
+        let _changing = locked(&self.changing);
+        // Sealing may fail where the store is full; then the keys stay, or the next `unlock`
+        // would find less than was written.
+        view.seal()?;
+        if self.keys.lock()? {
+            view.close_all()?;
+            locked(&self.unopened).clear();
+        }
+        Ok(())
     }
 
-    /// The newest known head of every volume.
+    /// Sets another passphrase, or takes it off. Slow on purpose.
+    pub(crate) fn set_passphrase(
+        &self,
+        current: Option<&Passphrase>,
+        new: Option<&Passphrase>,
+    ) -> anyhow::Result<()> {
+        self.keys.set_passphrase(current, new)
+    }
+
+    /// Volumes that somebody else writes.
+    pub(crate) fn followed(&self) -> Vec<VolumeId> {
+        let followed = self.keys.read(|keyring| {
+            let access = keyring.volumes().map(|(_, access)| access);
+            access.filter(|access| !access.is_owner()).map(Access::volume).collect()
+        });
+        followed.unwrap_or_default()
+    }
+
+    /// The newest known head of every volume; of none while the keyring is locked.
     pub(crate) fn heads(&self, ledger: &dyn Ledger) -> Vec<Head> {
-        let ids: Vec<_> = self.lock().volumes().map(|(_, access)| access.volume()).collect();
+        let ids = self.keys.read(|keyring| {
+            keyring.volumes().map(|(_, access)| access.volume()).collect::<Vec<_>>()
+        });
         let head = |volume| match stored_head(ledger, volume) {
             Ok(head) => head,
             Err(error) => {
@@ -63,12 +133,17 @@ impl Volumes {
                 None
             }
         };
-        ids.into_iter().filter_map(head).collect()
+        ids.unwrap_or_default().into_iter().filter_map(head).collect()
     }
 
     /// Makes a volume of our own.
-    pub(crate) fn create(&self, view: &View, name: &str) -> anyhow::Result<()> {
-        self.add(view, name, Access::Owner(VolumeSecret::generate()))
+    pub(crate) fn create(
+        &self,
+        view: &View,
+        name: &str,
+        convergence: Convergence,
+    ) -> anyhow::Result<()> {
+        self.add(view, name, Access::Owner(VolumeSecret::generate_with(convergence)))
     }
 
     /// Takes up a volume that a live link names. One to write is fetched first, because a
@@ -92,10 +167,10 @@ impl Volumes {
             Link::Write(secret) => Access::Owner(secret.clone()),
         };
         let volume = access.volume();
-        let known = self
-            .lock()
-            .volumes()
-            .find_map(|(known, access)| (access.volume() == volume).then(|| known.to_owned()));
+        let known = self.keys.read(|keyring| {
+            let mut volumes = keyring.volumes();
+            volumes.find_map(|(known, access)| (access.volume() == volume).then(|| known.to_owned()))
+        })?;
         if let Some(known) = known {
             let text = format!("this volume is known already, under the name {known:?}");
             return Err(Failure::refused(text).into());
@@ -114,8 +189,8 @@ impl Volumes {
 
     /// A live link to a volume, to read or also to write.
     pub(crate) fn share(&self, name: &str, write: bool) -> Result<Link, Failure> {
-        let keyring = self.lock();
-        match (keyring.access(name).ok_or_else(|| unknown(name))?, write) {
+        let access = self.access(name)?;
+        match (&access, write) {
             (Access::Owner(secret), true) => Ok(Link::Write(secret.clone())),
             (Access::Reader(..), true) => {
                 Err(Failure::refused(format!("the volume {name:?} is not ours to write")))
@@ -126,38 +201,34 @@ impl Volumes {
 
     /// Forgets a volume; one of our own only with `force`.
     pub(crate) fn forget(&self, view: &View, name: &str, force: bool) -> anyhow::Result<()> {
-        let mut keyring = self.lock();
-        let access = keyring.access(name).ok_or_else(|| unknown(name))?;
-        if matches!(access, Access::Owner(_)) && !force {
+        let _changing = locked(&self.changing);
+        if self.access(name)?.is_owner() && !force {
             let text = format!(
                 "{name:?} is a volume of your own; without its key nobody can write it again. \
                  Keep `xorfs volume share {name} --write` and repeat with --force"
             );
             return Err(Failure::refused(text).into());
         }
-        view.remove_volume(name)?;
-        keyring.remove(name);
-        Ok(keyring.save(&self.home.keyring())?)
-    }
-
-    fn add(&self, view: &View, name: &str, access: Access) -> anyhow::Result<()> {
-        let mut keyring = self.lock();
-        let mut changed = keyring.clone();
-        changed.add(name, access.clone())?;
-        changed.save(&self.home.keyring())?;
-        if let Err(error) = view.add_volume(name, &access) {
-            // Nothing was written to it. Left in the keyring it would keep the next node, which
-            // opens every volume, from starting.
-            keyring.save(&self.home.keyring())?;
-            return Err(error.into());
+        if locked(&self.unopened).remove(name).is_none() {
+            view.remove_volume(name)?;
         }
-        *keyring = changed;
+        self.keys.change(|keyring| Ok(keyring.remove(name)))?;
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Keyring> {
-        // The keyring is whole after every statement, so a panic elsewhere leaves nothing behind.
-        self.keyring.lock().unwrap_or_else(PoisonError::into_inner)
+    fn access(&self, name: &str) -> Result<Access, Failure> {
+        self.keys.read(|keyring| keyring.access(name).cloned())?.ok_or_else(|| unknown(name))
+    }
+
+    fn add(&self, view: &View, name: &str, access: Access) -> anyhow::Result<()> {
+        let _changing = locked(&self.changing);
+        self.keys.change(|keyring| keyring.add(name, access.clone()))?;
+        if let Err(error) = view.add_volume(name, &access) {
+            // Nothing was written to it. Left in the keyring it would only ever be unopened.
+            self.keys.change(|keyring| Ok(keyring.remove(name)))?;
+            return Err(error.into());
+        }
+        Ok(())
     }
 }
 
@@ -174,4 +245,9 @@ fn keep_head(ledger: &Local, head: &Head) -> anyhow::Result<()> {
 
 fn unknown(name: &str) -> Failure {
     Failure::not_found(format!("there is no volume named {name:?}"))
+}
+
+/// What these locks hold is replaced as a whole, so a holder that panicked left it whole.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -27,6 +27,10 @@ impl Links {
         self.slots.put(text, slot);
     }
 
+    pub(super) fn clear(&mut self) {
+        self.slots.clear();
+    }
+
     /// Makes room for one more. Returns the slot that is to be closed for it, if one has to be.
     pub(super) fn make_room(
         &mut self,

@@ -59,7 +59,8 @@ impl View {
     }
 
     pub(super) fn check_running(&self) -> Result<(), FsError> {
-        if self.ended.load(Ordering::Acquire) { Err(FsError::ShutDown) } else { Ok(()) }
+        let stops = self.ended.load(Ordering::Acquire) || self.closing.load(Ordering::Acquire);
+        if stops { Err(FsError::ShutDown) } else { Ok(()) }
     }
 
     pub(super) fn slots(&self) -> RwLockReadGuard<'_, Slots> {

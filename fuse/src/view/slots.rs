@@ -62,6 +62,13 @@ impl Slots {
         }
     }
 
+    /// Takes every volume and link out; their slots stay used up.
+    pub(super) fn close_all(&mut self) {
+        self.volumes.iter_mut().for_each(|volume| *volume = None);
+        self.names.clear();
+        self.links.clear();
+    }
+
     pub(super) fn find_link(&mut self, text: &str) -> Option<Arc<Volume>> {
         let slot = self.links.find(text)?;
         self.volume(slot).cloned()

@@ -50,6 +50,12 @@ impl Reader {
         }
     }
 
+    /// Drops what is cached, and with it the keys in what was opened.
+    pub fn forget(&self) {
+        self.sealed.clear();
+        self.opened.clear();
+    }
+
     /// Reads up to `length` bytes of a file at `offset`; shorter only at its end.
     ///
     /// # Errors
