@@ -28,7 +28,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use xorfs_fuse::{MountOptions, Owner, View, ViewConfig};
 use xorfs_net::{Identity, NetConfig, Network, Replicated, StartError};
 use xorfs_store::{
-    Convergence, Head, Inventory, Ledger, Link, Local, LocalConfig, Passphrase, ReadError, Table, VolumeId,
+    Convergence, Head, Inventory, Ledger, Link, Local, LocalConfig, Passphrase, ReadError, Table,
+    VolumeId,
 };
 
 use crate::api::server;

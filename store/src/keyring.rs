@@ -105,9 +105,7 @@ impl StoredKeyring {
     pub fn open(file: &Path) -> Result<Self, KeyringError> {
         match fs::read(file) {
             Ok(bytes) => codec::decode(&Zeroizing::new(bytes)),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                Ok(Self::Open(Keyring::default()))
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::Open(Keyring::default())),
             Err(error) => Err(error.into()),
         }
     }

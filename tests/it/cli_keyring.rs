@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use xorfs_tests::cluster::{Cluster, Node, NODE_DEADLINE, fuse_available, wait_until};
+use xorfs_tests::cluster::{Cluster, NODE_DEADLINE, Node, fuse_available, wait_until};
 use xorfs_tests::files::{difference, write_file};
 
 fn text(path: &Path) -> &str {

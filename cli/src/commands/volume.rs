@@ -25,11 +25,8 @@ pub(crate) async fn run(home: &Home, command: VolumeCommand, out: Output) -> any
         VolumeCommand::Follow { link, name } => {
             // Checked here, so that a typing error is told without a node.
             let parsed: Link = link.parse().with_context(|| format!("{link:?} is no link"))?;
-            let request = VolumeRequest {
-                name,
-                link: Some(parsed.to_string()),
-                network_convergence: false,
-            };
+            let request =
+                VolumeRequest { name, link: Some(parsed.to_string()), network_convergence: false };
             let made = with_node(home, async |client| client.add_volume(&request).await).await?;
             out.value(&made, |made| made.id.clone())
         }

@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 use xorfs_fuse::View;
 use xorfs_net::Network;
 use xorfs_store::{
-    Access, Batch, Convergence, Head, Ledger, Link, Local, Passphrase, Table, VolumeId, VolumeSecret,
-    stored_head,
+    Access, Batch, Convergence, Head, Ledger, Link, Local, Passphrase, Table, VolumeId,
+    VolumeSecret, stored_head,
 };
 
 use crate::daemon::keys::Keys;
@@ -169,7 +169,8 @@ impl Volumes {
         let volume = access.volume();
         let known = self.keys.read(|keyring| {
             let mut volumes = keyring.volumes();
-            volumes.find_map(|(known, access)| (access.volume() == volume).then(|| known.to_owned()))
+            volumes
+                .find_map(|(known, access)| (access.volume() == volume).then(|| known.to_owned()))
         })?;
         if let Some(known) = known {
             let text = format!("this volume is known already, under the name {known:?}");

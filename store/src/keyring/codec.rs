@@ -105,8 +105,11 @@ fn decode_content(content: &[u8]) -> Result<StoredKeyring, FormatError> {
 
 fn encode_body(keyring: &Keyring) -> Zeroizing<Vec<u8>> {
     // Room for all of it at once: a buffer that grows leaves keys behind in freed memory.
-    let pins: Vec<_> =
-        keyring.pins.iter().map(|pin| Zeroizing::new(Link::Tree(pin.clone()).to_string())).collect();
+    let pins: Vec<_> = keyring
+        .pins
+        .iter()
+        .map(|pin| Zeroizing::new(Link::Tree(pin.clone()).to_string()))
+        .collect();
     let room = keyring.volumes.len() * 160 + pins.iter().map(|pin| pin.len() + 8).sum::<usize>();
     let mut encoder = Encoder::with_room(room + 16);
     encoder.varint(keyring.volumes.len() as u64);

@@ -21,7 +21,11 @@ fn passphrase(text: &str) -> Passphrase {
 }
 
 fn tree() -> TreeLink {
-    TreeLink { name: Some("film".to_owned()), mode: 0o644, node: LinkNode::File(Content::default()) }
+    TreeLink {
+        name: Some("film".to_owned()),
+        mode: 0o644,
+        node: LinkNode::File(Content::default()),
+    }
 }
 
 fn example() -> Keyring {
@@ -120,7 +124,9 @@ fn only_its_passphrase_opens_a_sealed_keyring() {
     assert!(matches!(wrong, Err(KeyringError::WrongPassphrase)));
     let open = locked.unlock(&passphrase("correct horse")).unwrap();
     assert_eq!(open, keyring);
-    assert!(open.is_passphrase(&passphrase("correct horse")) && !open.is_passphrase(&passphrase("x")));
+    assert!(
+        open.is_passphrase(&passphrase("correct horse")) && !open.is_passphrase(&passphrase("x"))
+    );
 
     // A change is saved under the same passphrase, with a nonce of its own.
     open.save(&file).unwrap();
@@ -135,7 +141,10 @@ fn only_its_passphrase_opens_a_sealed_keyring() {
     let mut open = sealed(&file).unlock(&passphrase("battery")).unwrap();
     open.remove_passphrase();
     open.save(&file).unwrap();
-    assert_eq!(opened(&file), { keyring.remove_passphrase(); keyring });
+    assert_eq!(opened(&file), {
+        keyring.remove_passphrase();
+        keyring
+    });
     assert!(open.lock().unwrap().is_none());
 }
 
