@@ -137,11 +137,11 @@ impl View {
         let settled = settle(&volumes);
         self.slots_mut().close_all();
         // A change that was on its way when they were closed.
-        let outcome = settled.and(settle(&volumes));
+        let late = settle(&volumes);
         drop(volumes);
         self.around.reader.forget();
         self.closing.store(false, Ordering::Release);
-        outcome
+        settled.and(late)
     }
 
     /// Moves every followed volume that the head is of, also those opened as a live link, to it.

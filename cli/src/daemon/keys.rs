@@ -122,15 +122,11 @@ impl Keys {
             State::Open(keyring) => (keyring.clone(), None),
             State::Locked(sealed) => (Keyring::default(), Some(sealed.clone())),
         };
-        let missing = || Failure::usage("the present passphrase is missing");
-        match &was_locked {
-            Some(sealed) => keyring = sealed.unlock(current.ok_or_else(missing)?)?,
-            None if keyring.has_passphrase() => {
-                if !keyring.is_passphrase(current.ok_or_else(missing)?) {
-                    return Err(KeyringError::WrongPassphrase.into());
-                }
-            }
-            None => {}
+        let current = || current.ok_or_else(|| Failure::usage("the present passphrase is missing"));
+        if let Some(sealed) = &was_locked {
+            keyring = sealed.unlock(current()?)?;
+        } else if keyring.has_passphrase() && !keyring.is_passphrase(current()?) {
+            return Err(KeyringError::WrongPassphrase.into());
         }
         // Derived before the keyring is held, so that nobody waits for it meanwhile.
         let mut fresh = Keyring::default();
