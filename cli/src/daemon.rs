@@ -186,6 +186,7 @@ impl Daemon {
         while left() && Instant::now() < end && !live_peers(&self.network).is_empty() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        self.network.hand_over().await;
     }
 
     /// The filesystem.
@@ -341,7 +342,7 @@ fn make_view(
         replicas,
         replica_target: {
             let network = network.clone();
-            Arc::new(move || network.replica_target())
+            Arc::new(move || network.ack_target())
         },
         owner: Owner {
             uid: rustix::process::geteuid().as_raw(),

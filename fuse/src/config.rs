@@ -38,7 +38,7 @@ pub struct ViewConfig {
     pub link_head_age_max: Duration,
     /// R: how many copies of a block there should be.
     pub replicas: u8,
-    /// Copies that make a block `replicated`: R, or one on every node where there are fewer.
+    /// Copies that make a block `replicated`, of the R that the holders will make.
     pub replica_target: Arc<dyn Fn() -> u8 + Send + Sync>,
     /// Who owns the mount's own directories and the root of a new volume.
     pub owner: Owner,

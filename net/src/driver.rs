@@ -9,8 +9,10 @@ mod commit;
 mod endpoint;
 mod engine;
 mod fetch;
+mod fresh;
 mod join;
 mod keeper;
+mod move_on;
 mod peer;
 mod status;
 mod tasks;
@@ -36,7 +38,7 @@ use crate::serve::{HeadGate, Holdings, stored_head};
 use commit::{Commits, Expected, Sending};
 use engine::Engine;
 use fetch::Fetches;
-pub(crate) use fetch::Why;
+use fresh::Fresh;
 use keeper::Keeper;
 use peer::Links;
 use status::Counters;
@@ -82,6 +84,7 @@ pub(crate) struct Shared {
     sending: Sending,
     expected: Expected,
     fetches: Fetches,
+    fresh: Fresh,
     counters: Counters,
     tasks: Tasks,
 }
@@ -130,6 +133,7 @@ impl Network {
             sending: Sending::default(),
             expected: Expected::new(config.transfer_timeout),
             fetches: Fetches::new(prefetch),
+            fresh: Fresh::default(),
             counters: Counters::default(),
             tasks,
             config,
@@ -139,6 +143,7 @@ impl Network {
         shared.tasks.spawn(Commits::run(Arc::clone(&shared)));
         shared.tasks.spawn(Arc::clone(&shared).run_prefetch(prefetch_queue));
         shared.tasks.spawn(join::save(Arc::clone(&shared)));
+        shared.tasks.spawn(Arc::clone(&shared).check_fresh());
         let network = Self { shared };
         network.join(saved).await;
         let shared = &network.shared;
@@ -170,7 +175,7 @@ impl Network {
             return Err(PublishError::Stopped);
         };
         let acks = u8::try_from(holders).unwrap_or(u8::MAX);
-        let needed = self.shared.config.acks.min(self.replica_target());
+        let needed = self.ack_target();
         if acks < needed {
             return Err(PublishError::TooFew { volume, acks, needed });
         }
@@ -216,6 +221,11 @@ impl Network {
     pub fn replica_target(&self) -> u8 {
         let live = self.shared.live_peers() + 1;
         self.shared.config.replicas.max(1).min(u8::try_from(live).unwrap_or(u8::MAX))
+    }
+
+    /// Copies after which a block or a head counts as replicated: the holders make the rest.
+    pub fn ack_target(&self) -> u8 {
+        self.shared.config.acks.max(1).min(self.replica_target())
     }
 
     /// Leaves the network: stops accepting, cancels all work, waits for its end and closes the

@@ -23,6 +23,18 @@ pub(crate) const ADDRESSES_MAX: usize = 4;
 /// Longest header of a frame in bytes: a full offer (1,000 ids of 32 bytes) with room to spare.
 pub(crate) const HEADER_BYTES_MAX: usize = 40 * 1024;
 
+/// Blocks to be proved in one request: the prover reads and hashes each, up to 16 MiB.
+pub(crate) const PROVE_IDS_MAX: usize = 16;
+
+/// Of the blocks that a peer says it holds in answer to an offer, how many have to be proved.
+/// Each costs both sides a read; a peer that lies about half of them is caught with one offer in
+/// four believed.
+pub(crate) const PROOF_SAMPLE: usize = 2;
+
+/// Claims that a peer may fail to prove before it is distrusted. A block may be lost or evicted
+/// between a claim and its proof, so one is forgiven.
+pub(crate) const UNPROVED_MAX: u32 = 3;
+
 /// Ids in one offer. One offer then costs 32 KB and one round trip for up to 1 GB of blocks.
 pub(crate) const OFFER_IDS_MAX: usize = 1_000;
 
@@ -49,6 +61,21 @@ pub(crate) const PLACEMENT_SEARCHES_MAX: usize = 8;
 /// Blocks that one spread has in flight. With blocks of 256 KiB on average that is 8 MiB, and
 /// the receivers can gather them into few syncs; with blocks of 1 MiB it is 32 MiB.
 pub(crate) const PUSHES_MAX: usize = 32;
+
+/// Blocks that a spread has in flight which nobody waits for: repair and the copies that holders
+/// bring on. Few, so that it takes little from readers and from publishing.
+pub(crate) const BACKGROUND_PUSHES_MAX: usize = 8;
+
+/// Blocks that wait until their close group is checked, because they are new here. Beyond it the
+/// next repair pass finds them.
+pub(crate) const FRESH_MAX: usize = 65_536;
+
+/// How many closer nodes beyond the replicas a holder allows before it gives up its copy. The
+/// copies in between cost room, and spare a transfer each time that one of the closest fails.
+pub(crate) const FAR_SLACK: usize = 2;
+
+/// Fresh blocks that are checked in one spread.
+pub(crate) const FRESH_BATCH: usize = 256;
 
 /// Payload bytes a peer may make us hold before they are checked and stored, over all peers.
 pub(crate) const INBOUND_BYTES_MAX: u32 = 64 << 20;

@@ -23,17 +23,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use xorfs_store::{Block, BlockId, Head, VolumeId};
 
 use crate::config::NetConfig;
 use crate::identity::NodeId;
 use crate::kad::table::Table;
 use crate::kad::{Key, Peer};
-use crate::limits::K;
+use crate::limits::{FAR_SLACK, K};
 use crate::replica::head::HeadSpread;
-use crate::replica::spread::{Placed, Spread};
-use call::{Answer, Call, CallError};
+use crate::replica::spread::{Aim, Placed, Spread, Terms};
+use call::{Answer, Call, CallError, Verdict};
 use membership::Membership;
 use search::{Found, Goal, Search};
 
@@ -78,6 +78,8 @@ pub(crate) struct NodeSettings {
     pub(crate) transfer_timeout: Duration,
     pub(crate) hedge_delay: Duration,
     pub(crate) ping_timeout: Duration,
+    /// How long a peer that fell silent is waited for before its copies are replaced.
+    pub(crate) absence_grace: Duration,
 }
 
 impl From<&NetConfig> for NodeSettings {
@@ -89,6 +91,7 @@ impl From<&NetConfig> for NodeSettings {
             transfer_timeout: config.transfer_timeout,
             hedge_delay: config.hedge_delay,
             ping_timeout: config.ping_timeout,
+            absence_grace: config.repair_interval,
         }
     }
 }
@@ -178,6 +181,11 @@ impl Node {
         self.table.own_in_closest(key, self.settings.replicas)
     }
 
+    /// Whether so many others are closer to `key` that a copy here is no use to anybody.
+    pub(crate) fn is_far_from(&self, key: &Key) -> bool {
+        !self.table.own_in_closest(key, self.settings.replicas + FAR_SLACK)
+    }
+
     pub(crate) fn table(&self) -> &Table {
         &self.table
     }
@@ -205,8 +213,14 @@ impl Node {
     }
 
     /// Brings blocks, which this node holds, to their close groups.
-    pub(crate) fn spread(&mut self, now: Instant, blocks: Vec<BlockId>) -> OpId {
-        let spread = Spread::new(self.own, self.settings.replicas, blocks, &self.table);
+    pub(crate) fn spread(&mut self, now: Instant, aim: Aim, blocks: Vec<BlockId>) -> OpId {
+        let away = match aim {
+            Aim::Repair => self.away(now),
+            Aim::Publish | Aim::Vacate | Aim::Leave => BTreeSet::new(),
+        };
+        let NodeSettings { replicas, acks, .. } = self.settings;
+        let terms = Terms { aim, replicas, acks, away, seed: self.rng.next_u64() };
+        let spread = Spread::new(self.own, terms, blocks, &self.table);
         self.start(now, Op::Spread(Box::new(spread)), false)
     }
 
@@ -226,7 +240,13 @@ impl Node {
     ) {
         let Some(done) = self.take_call(id) else { return };
         match &answer {
-            Ok(_) => self.on_peer_answered(now, &done.to),
+            Ok(answer) => {
+                self.on_peer_answered(now, &done.to);
+                if matches!(answer, Answer::Proved(verdicts) if verdicts.contains(&Verdict::Lacking))
+                {
+                    self.on_claim_unproved(now, &done.to.id);
+                }
+            }
             Err(CallError::Unsent) => {}
             Err(CallError::Wrong) => self.on_peer_lied(now, &done.to.id),
             Err(CallError::Unreachable | CallError::TimedOut) => {

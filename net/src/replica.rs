@@ -6,4 +6,5 @@
 
 pub(crate) mod head;
 pub(crate) mod placement;
+pub(crate) mod proof;
 pub(crate) mod spread;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use xorfs_store::{Block, BlockId, BlockStore, Purpose, ReadError, WriteError, WriteGuard};
 
-use crate::driver::{Network, Why, clock};
+use crate::driver::{Network, clock};
 use crate::node::search::Found;
 
 /// Blocks to publish put without a flush after which publishing starts all the same: enough to
@@ -32,15 +32,11 @@ impl Replicated {
 
     fn fetch(&self, id: &BlockId, local: ReadError) -> Result<Block, ReadError> {
         let started = clock();
-        let why = match local {
-            ReadError::Corrupt { .. } => Why::Corrupt,
-            _ => Why::Absent,
-        };
-        match (self.network.shared().fetch_blocking(*id, why), why) {
+        match (self.network.shared().fetch_blocking(*id), &local) {
             (Found::It(block), _) => Ok(block),
             // That the local copy is corrupt tells more than that no other one was found.
-            (Found::Missing, _) | (Found::Unreachable, Why::Corrupt) => Err(local),
-            (Found::Unreachable, Why::Absent) => {
+            (Found::Missing, _) | (Found::Unreachable, ReadError::Corrupt { .. }) => Err(local),
+            (Found::Unreachable, _) => {
                 Err(ReadError::Unreachable { id: *id, waited: clock() - started })
             }
         }

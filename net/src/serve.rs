@@ -14,7 +14,8 @@ use xorfs_store::{
 use crate::identity::NodeId;
 use crate::kad::{Key, Peer};
 use crate::limits::HEADS_MAX;
-use crate::wire::{Offered, Refusal, Request, Response};
+use crate::replica::proof::prove;
+use crate::wire::{Name, Nonce, Offered, Refusal, Request, Response};
 
 /// A local store, as far as the network uses it.
 pub(crate) trait Holdings: Inventory + Ledger {}
@@ -23,6 +24,8 @@ impl<S: Inventory + Ledger> Holdings for S {}
 
 /// What answers need to know about the routing table.
 pub(crate) trait Routes {
+    /// The id of this node.
+    fn own(&self) -> NodeId;
     /// Peers close to `key`, for `asker`.
     fn closest(&self, key: &Key, asker: &NodeId) -> Vec<Peer>;
     /// Whether this node is close enough to keep things at `key`.
@@ -30,6 +33,8 @@ pub(crate) trait Routes {
     /// Whether `asker` may send a block that is wanted; false where it is on its way from
     /// somebody else.
     fn expect(&self, id: BlockId, asker: &NodeId) -> bool;
+    /// A block that was not here before is held for the network now.
+    fn on_stored(&self, id: BlockId);
     /// A block that the store holds turned out to be corrupt.
     fn on_corrupt(&self, id: BlockId);
 }
@@ -65,6 +70,7 @@ impl<R: Routes> Server<'_, R> {
             Request::Offer { ids } => Response::Offered(self.offered(asker, &ids)),
             Request::Store { id, .. } => self.keep_block(BlockId::from_bytes(id), payload),
             Request::StoreHead { .. } => self.keep_head(payload),
+            Request::Prove { nonce, ids } => self.proofs(&nonce, &ids),
         };
         (response, Bytes::new())
     }
@@ -122,6 +128,24 @@ impl<R: Routes> Server<'_, R> {
         offered
     }
 
+    /// What does not read is not had: its proof would be worth nothing, and it is mended.
+    fn proofs(&self, nonce: &Nonce, ids: &[Name]) -> Response {
+        let own = self.routes.own();
+        let proof = |id: &Name| {
+            let id = BlockId::from_bytes(*id);
+            match self.store.get(&id) {
+                Ok(block) => Some(prove(nonce, &own, &block)),
+                Err(error) => {
+                    if matches!(error, ReadError::Corrupt { .. }) {
+                        self.routes.on_corrupt(id);
+                    }
+                    None
+                }
+            }
+        };
+        Response::Proofs { proofs: ids.iter().map(proof).collect() }
+    }
+
     fn keep_block(&self, id: BlockId, payload: Bytes) -> Response {
         let Ok(block) = Block::verified(id, payload) else {
             return Response::Refused(Refusal::Invalid);
@@ -129,7 +153,11 @@ impl<R: Routes> Server<'_, R> {
         if !self.routes.is_close_to(&Key::from(id)) {
             return Response::Refused(Refusal::NotClose);
         }
-        kept(self.store.put(&block, Purpose::Hold))
+        let response = kept(self.store.put(&block, Purpose::Hold));
+        if response == Response::Stored {
+            self.routes.on_stored(id);
+        }
+        response
     }
 
     fn keep_head(&self, payload: Bytes) -> Response {
@@ -185,6 +213,10 @@ mod tests {
     struct Anywhere;
 
     impl Routes for Anywhere {
+        fn own(&self) -> NodeId {
+            NodeId::from_bytes([0; 32])
+        }
+
         fn closest(&self, _key: &Key, _asker: &NodeId) -> Vec<Peer> {
             Vec::new()
         }
@@ -196,6 +228,8 @@ mod tests {
         fn expect(&self, _id: BlockId, _asker: &NodeId) -> bool {
             true
         }
+
+        fn on_stored(&self, _id: BlockId) {}
 
         fn on_corrupt(&self, _id: BlockId) {}
     }

@@ -139,6 +139,13 @@ pub trait Inventory: BlockStore {
     /// it becomes (or stays) owed. A block that is not held here is ignored.
     fn set_copies(&self, id: &BlockId, copies: u8, settled: bool) -> Result<(), WriteError>;
 
+    /// Why a block is held; `None` where it is not.
+    fn class(&self, id: &BlockId) -> Result<Option<Class>, ReadError>;
+
+    /// Says that a block need not be held for the network any more, because those closer to it
+    /// are known to hold it. Forgets it where it was held for nothing else; whether it did.
+    fn vacate(&self, id: &BlockId) -> Result<bool, WriteError>;
+
     /// What is in use.
     fn usage(&self) -> Usage;
 

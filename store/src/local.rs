@@ -44,7 +44,7 @@ use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions, WriteBatch, WriteOpt
 
 use crate::block::Block;
 use crate::config::LocalConfig;
-use crate::contract::{Batch, BlockStore, Inventory, Ledger, Purpose, Table, Usage};
+use crate::contract::{Batch, BlockStore, Class, Inventory, Ledger, Purpose, Table, Usage};
 use crate::crash;
 use crate::error::{OpenError, ReadError, WriteError};
 use crate::gc::{Marked, Swept};
@@ -309,6 +309,25 @@ impl Inventory for Local {
         let mut change = self.change(&writer);
         change.replace(id, Some(row), Some(told));
         self.apply(&mut writer, change)
+    }
+
+    fn class(&self, id: &BlockId) -> Result<Option<Class>, ReadError> {
+        Ok(self.row(id)?.map(|row| row.standing.class()))
+    }
+
+    fn vacate(&self, id: &BlockId) -> Result<bool, WriteError> {
+        self.health.check()?;
+        let mut writer = locked(&self.writer);
+        let Some(row) = self.row_to_change(id)? else { return Ok(false) };
+        let mut change = self.change(&writer);
+        let standing = row.standing.after_vacate();
+        match standing {
+            Some(standing) if standing == row.standing => return Ok(false),
+            Some(standing) => change.replace(id, Some(row), Some(Row { standing, ..row })),
+            None => change.remove(id, row),
+        }
+        self.apply(&mut writer, change)?;
+        Ok(standing.is_none())
     }
 
     fn usage(&self) -> Usage {

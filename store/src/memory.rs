@@ -203,6 +203,20 @@ impl Inventory for Memory {
         Ok(())
     }
 
+    fn class(&self, id: &BlockId) -> Result<Option<Class>, ReadError> {
+        Ok(self.state().blocks.get(id).map(|entry| entry.standing.class()))
+    }
+
+    fn vacate(&self, id: &BlockId) -> Result<bool, WriteError> {
+        let mut state = self.state();
+        let Some(entry) = state.blocks.get_mut(id) else { return Ok(false) };
+        match entry.standing.after_vacate() {
+            Some(standing) => entry.standing = standing,
+            None => return Ok(state.blocks.remove(id).is_some()),
+        }
+        Ok(false)
+    }
+
     fn usage(&self) -> Usage {
         let state = self.state();
         let usage = state.usage();

@@ -46,6 +46,12 @@ impl Standing {
         }
     }
 
+    /// After the network needs the block here no more; `None` where it goes.
+    pub(crate) fn after_vacate(self) -> Option<Self> {
+        let kept = self.pinned || self.owed || !self.in_range;
+        kept.then_some(Self { in_range: false, ..self })
+    }
+
     /// After a garbage collection that found the block reachable with `strength`, or not at all;
     /// `None` where it goes. What was only ever cached stays until the room is needed.
     pub(crate) fn after_sweep(self, strength: Option<Strength>) -> Option<Self> {

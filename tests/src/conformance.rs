@@ -10,17 +10,18 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use xorfs_store::gc::{Marked, Strength, Swept};
 use xorfs_store::{
-    BLOCK_BYTES_MAX, Batch, Block, BlockId, BlockStore, Inventory, Ledger, Purpose, ReadError,
-    Table, WriteError, WriteGuard,
+    BLOCK_BYTES_MAX, Batch, Block, BlockId, BlockStore, Class, Inventory, Ledger, Purpose,
+    ReadError, Table, WriteError, WriteGuard,
 };
 
 /// Runs every check on a store of its own; `open` makes an empty one without a quota.
 pub fn suite<S: BlockStore + Inventory + Ledger>(open: impl Fn() -> S) {
-    let checks: [fn(&S); 13] = [
+    let checks: [fn(&S); 14] = [
         blocks_of_every_length_come_back,
         what_was_never_put_is_missing,
         a_second_put_only_raises_the_class,
         pinned_blocks_are_owed_until_settled,
+        what_the_network_needs_no_more_goes_unless_it_is_ours,
         walks_are_ordered_and_paged,
         removed_blocks_are_gone_from_every_figure,
         purposes_add_up,
@@ -99,6 +100,23 @@ fn a_second_put_only_raises_the_class<S: Inventory>(store: &S) {
     assert_eq!(bytes_by_class(), (0, 0, 5000));
     assert_eq!(store.usage().blocks, 1);
     assert_eq!(store.usage().used_bytes(), 5000);
+}
+
+fn what_the_network_needs_no_more_goes_unless_it_is_ours<S: Inventory>(store: &S) {
+    let blocks = [block(1, 300), block(2, 6000), block(3, 70)];
+    for (block, purpose) in blocks.iter().zip([Purpose::Hold, Purpose::Own, Purpose::Cache]) {
+        store.put(block, purpose).unwrap();
+    }
+    store.put(&blocks[1], Purpose::Hold).unwrap();
+    let class = |block: &Block| store.class(&block.id()).unwrap();
+    let classes = [Some(Class::InRange), Some(Class::Pinned), Some(Class::Cached)];
+    assert_eq!(blocks.each_ref().map(class), classes);
+    assert_eq!(class(&block(4, 9)), None);
+    let gone = blocks.each_ref().map(|block| store.vacate(&block.id()).unwrap());
+    assert_eq!(gone, [true, false, false]);
+    assert_eq!(blocks.each_ref().map(class), [None, Some(Class::Pinned), Some(Class::Cached)]);
+    assert_eq!((store.usage().in_range_bytes, store.owed_totals()), (0, (1, 6000)));
+    assert!(!store.vacate(&blocks[0].id()).unwrap());
 }
 
 fn pinned_blocks_are_owed_until_settled<S: Inventory>(store: &S) {

@@ -190,7 +190,7 @@ pub(crate) struct Copies {
     pub(crate) lacking: u64,
     /// The lowest number of copies over all blocks.
     pub(crate) lowest: u8,
-    /// Copies to have: the setting, or all live nodes where there are fewer.
+    /// Copies that make a block replicated, as in `Replication`.
     pub(crate) target: u8,
 }
 
@@ -272,7 +272,8 @@ pub(crate) struct Replication {
     pub(crate) live_peers: u64,
     /// Whether any other node is to be expected: one to join, or one of earlier runs.
     pub(crate) expects_peers: bool,
-    /// Copies to have of each block: the setting, or all live nodes where there are fewer.
+    /// Copies that make a block replicated: three, or all live nodes where there are fewer; the
+    /// holders make the rest.
     pub(crate) target: u8,
     /// Blocks that still lack copies.
     pub(crate) owed_blocks: u64,

@@ -62,7 +62,7 @@ fn health(replication: &Replication) -> String {
         return format!("no other node is reachable: {}", owed(replication));
     }
     if replication.owed_blocks == 0 && replication.heads_pending == 0 {
-        return format!("everything is replicated ({} copies)", replication.target);
+        return format!("everything is replicated (at least {} copies)", replication.target);
     }
     format!("replicating: {}", owed(replication))
 }

@@ -28,7 +28,7 @@ pub(crate) async fn run(home: &Home, args: &SyncArgs, out: Output) -> anyhow::Re
         if out.is_json() {
             String::new()
         } else {
-            format!("replicated ({} copies)", reached.target)
+            format!("replicated (at least {} copies)", reached.target)
         }
     })
 }

@@ -50,7 +50,7 @@ impl Daemon {
         Replication {
             live_peers: network.peers as u64,
             expects_peers: self.expects_peers,
-            target: self.network.replica_target(),
+            target: self.network.ack_target(),
             owed_blocks: network.owed_blocks,
             owed_bytes: network.owed_bytes,
             heads_pending: self.announcer.pending() as u64,
@@ -89,7 +89,7 @@ impl Daemon {
 
     /// How many nodes hold these blocks, as far as this one knows.
     pub(crate) fn copies(&self, blocks: &[BlockId]) -> anyhow::Result<Copies> {
-        let target = self.network.replica_target();
+        let target = self.network.ack_target();
         let mut copies = Copies { blocks: 0, lacking: 0, lowest: u8::MAX, target };
         for id in blocks {
             let held = self.local.copies(id)?;

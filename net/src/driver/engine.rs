@@ -152,6 +152,10 @@ impl Shared {
 }
 
 impl Routes for Arc<Shared> {
+    fn own(&self) -> NodeId {
+        self.own
+    }
+
     fn closest(&self, key: &Key, asker: &NodeId) -> Vec<Peer> {
         self.with_node(|node| node.closest(key, asker))
     }
@@ -162,6 +166,10 @@ impl Routes for Arc<Shared> {
 
     fn expect(&self, id: BlockId, asker: &NodeId) -> bool {
         !self.fetches.is_under_way(&id) && self.expected.may_send(id, *asker, clock())
+    }
+
+    fn on_stored(&self, id: BlockId) {
+        self.note_stored(id);
     }
 
     fn on_corrupt(&self, id: BlockId) {

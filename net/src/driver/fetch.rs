@@ -30,15 +30,6 @@ const SLACK: Duration = Duration::from_secs(1);
 
 type Waiter = SyncSender<Found<Block>>;
 
-/// Why a block is fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Why {
-    /// It is not here.
-    Absent,
-    /// It is here and corrupt, and is replaced by what arrives.
-    Corrupt,
-}
-
 #[derive(Debug)]
 enum Flight {
     Waiting(Vec<Waiter>),
@@ -100,7 +91,7 @@ impl Fetches {
 
 impl Shared {
     /// Fetches a block, blocking this thread, which must not be one that runs async tasks.
-    pub(crate) fn fetch_blocking(self: &Arc<Self>, id: BlockId, why: Why) -> Found<Block> {
+    pub(crate) fn fetch_blocking(self: &Arc<Self>, id: BlockId) -> Found<Block> {
         let (sender, receiver) = sync_channel(1);
         {
             let mut flights = self.fetches.lock();
@@ -113,7 +104,7 @@ impl Shared {
                     }
                     flights.insert(id, Flight::Waiting(vec![sender]));
                     let shared = Arc::clone(self);
-                    self.tasks.spawn(async move { shared.fly(id, why).await });
+                    self.tasks.spawn(async move { shared.fly(id).await });
                 }
             }
         }
@@ -143,7 +134,7 @@ impl Shared {
                 let store = Arc::clone(&shared.store);
                 let held = shared.tasks.blocking(move || store.contains(&id)).await;
                 if matches!(held, Ok(Ok(false))) && shared.fetches.claim(id) {
-                    shared.fly(id, Why::Absent).await;
+                    shared.fly(id).await;
                 }
                 drop(permit);
             });
@@ -155,26 +146,19 @@ impl Shared {
         tracing::error!(block = %id, "a held block is corrupt; fetching it from other nodes");
         if self.fetches.claim(id) {
             let shared = Arc::clone(self);
-            self.tasks.spawn(async move { shared.fly(id, Why::Corrupt).await });
+            self.tasks.spawn(async move { shared.fly(id).await });
         }
     }
 
-    async fn fly(self: Arc<Self>, id: BlockId, why: Why) {
+    async fn fly(self: Arc<Self>, id: BlockId) {
         let found = self.search_block(id).await;
         self.fetches.land(id, &found);
         let Found::It(block) = found else { return };
         let close = self.with_node(|node| node.is_in_close_group(&Key::from(id)));
         let purpose = if close { Purpose::Hold } else { Purpose::Cache };
         let store = Arc::clone(&self.store);
-        let keep = move || match why {
-            Why::Absent => store.put(&block, purpose),
-            Why::Corrupt => {
-                // Why it was held went with it, so the purpose that loses nothing is taken.
-                store.remove(&id)?;
-                store.put(&block, Purpose::Own)
-            }
-        };
-        let kept = self.tasks.blocking(keep).await;
+        // A put mends what is held and corrupt, and keeps the reasons why it is held.
+        let kept = self.tasks.blocking(move || store.put(&block, purpose)).await;
         if let Ok(Err(error)) = kept {
             tracing::debug!(block = %id, %error, "a fetched block was not kept");
         }

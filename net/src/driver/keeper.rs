@@ -19,7 +19,7 @@ use crate::driver::tasks::Stopped;
 use crate::driver::{Change, Shared, clock};
 use crate::limits::{OFFER_IDS_MAX, PUBLISH_BATCH, PUBLISH_PARALLEL};
 use crate::node::Outcome;
-use crate::replica::spread::Placed;
+use crate::replica::spread::{Aim, Placed};
 
 /// Wait before what could not be settled is offered again; doubled up to `RETRY_LAST`.
 const RETRY_FIRST: Duration = Duration::from_secs(2);
@@ -168,7 +168,7 @@ impl Keeper {
                     owed.into_iter().filter(|id| !self.unsettled.contains(id)).collect();
                 if !fresh.is_empty() {
                     let shared = Arc::clone(&self.shared);
-                    running.push(async move { shared.spread(fresh).await });
+                    running.push(async move { shared.spread(Aim::Publish, fresh).await });
                 }
             }
             let Some(placed) = running.next().await else { continue };
@@ -185,15 +185,15 @@ impl Keeper {
     }
 
     async fn record_published(&mut self, placed: Vec<Placed>) -> Result<bool, Stopped> {
-        let settled = placed.iter().filter(|block| block.settled).count();
-        for block in &placed {
-            if !block.settled && self.unsettled.len() < UNSETTLED_MAX {
-                self.unsettled.insert(block.id);
-            }
-        }
-        self.shared.counters.published.fetch_add(settled as u64, Ordering::Relaxed);
+        let (done, short): (Vec<_>, Vec<_>) = placed.iter().partition(|block| block.acknowledged);
+        let room = UNSETTLED_MAX.saturating_sub(self.unsettled.len());
+        self.unsettled.extend(short.into_iter().map(|block: Placed| block.id).take(room));
+        let done: Vec<BlockId> = done.into_iter().map(|block: Placed| block.id).collect();
+        let progress = !done.is_empty();
+        self.shared.counters.published.fetch_add(done.len() as u64, Ordering::Relaxed);
         self.shared.record(placed).await?;
-        Ok(settled > 0)
+        self.shared.note_published(done);
+        Ok(progress)
     }
 
     fn start_pass(&mut self) {
@@ -225,14 +225,15 @@ impl Keeper {
         let last = held.last().copied();
         let more = full && !(pass.wrapped && held.len() < OFFER_IDS_MAX);
         if !held.is_empty() {
-            let placed = shared.spread(held).await?;
-            let sent: u64 = placed.iter().map(|block| u64::from(block.sent)).sum();
+            let moved = shared.vacate(held.clone()).await?;
+            let placed = shared.spread(Aim::Repair, held).await?;
+            let sent = moved + placed.iter().map(|block| u64::from(block.sent)).sum::<u64>();
             shared.counters.repair_checked.fetch_add(placed.len() as u64, Ordering::Relaxed);
             shared.counters.repair_sent.fetch_add(sent, Ordering::Relaxed);
             if placed.iter().any(|block| !block.settled) {
                 self.plan_retry();
             }
-            shared.record(placed).await?;
+            shared.record_kept(placed).await?;
         }
         if more {
             return Ok(Some(Pass { after: last, ..pass }));
@@ -258,11 +259,25 @@ impl Keeper {
 
 impl Shared {
     /// Brings blocks to their close groups and tells what became of them.
-    async fn spread(self: &Arc<Self>, blocks: Vec<BlockId>) -> Result<Vec<Placed>, Stopped> {
-        match self.operate(|node, now| node.spread(now, blocks)).outcome().await {
+    pub(super) async fn spread(
+        self: &Arc<Self>,
+        aim: Aim,
+        blocks: Vec<BlockId>,
+    ) -> Result<Vec<Placed>, Stopped> {
+        match self.operate(|node, now| node.spread(now, aim, blocks)).outcome().await {
             Some(Outcome::Spread(placed)) => Ok(placed),
             _ => Err(Stopped),
         }
+    }
+
+    /// Writes down how many copies there are of blocks that are kept for whatever reason. That
+    /// there are few does not make them owed: most of them are not ours, and repair goes on.
+    pub(super) async fn record_kept(
+        self: &Arc<Self>,
+        mut placed: Vec<Placed>,
+    ) -> Result<(), Stopped> {
+        placed.retain(|block| block.acknowledged);
+        self.record(placed).await
     }
 
     /// Writes down how many copies there are.
@@ -270,7 +285,7 @@ impl Shared {
         let store = Arc::clone(&self.store);
         let written = move || {
             for block in placed {
-                store.set_copies(&block.id, block.copies, block.settled)?;
+                store.set_copies(&block.id, block.copies, block.acknowledged)?;
             }
             Ok::<_, xorfs_store::WriteError>(())
         };

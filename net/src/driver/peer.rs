@@ -20,6 +20,7 @@ use crate::identity::NodeId;
 use crate::kad::Peer;
 use crate::limits::CONNECTIONS_MAX;
 use crate::node::call::{Answer, Call, CallError};
+use crate::replica::proof;
 use crate::serve::Server;
 use crate::wire::{PREFIX_BYTES, Refusal, Request, Response, header_length};
 
@@ -147,7 +148,16 @@ impl Shared {
         let (request, payload) = call.request(block.as_ref())?;
         let connection = self.connection(to).await?;
         let (response, payload) = self.exchange(&connection, &request, payload).await?;
-        call.answer(response, payload)
+        match (call, call.answer(response, payload)?) {
+            (Call::Prove { nonce, ids }, Answer::Proofs(proofs)) => {
+                let (store, ids, prover) = (Arc::clone(&self.store), Arc::clone(ids), to.id);
+                let nonce = *nonce;
+                let checked =
+                    move || proof::check(&nonce, &prover, &ids, &proofs, |id| store.get(id).ok());
+                self.tasks.blocking(checked).await.map_err(|_| CallError::Unsent)?
+            }
+            (_, answer) => Ok(answer),
+        }
     }
 
     /// The connection to a peer, dialled where there is none.

@@ -8,7 +8,7 @@ use xorfs_store::{Block, BlockId, BlockStore, Memory, Purpose, ReadError, Volume
 
 use super::*;
 use crate::replicated::Replicated;
-use crate::wire::{PREFIX_BYTES, Request, Response, header_length};
+use crate::wire::{Offered, PREFIX_BYTES, Request, Response, header_length};
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -132,13 +132,15 @@ async fn what_is_owed_reaches_everybody_once() {
     nodes[2].blocks.flush().unwrap();
     until("all is settled", || nodes[2].network.status().owed_blocks == 0).await;
     for node in &nodes {
-        assert_eq!(node.network.replica_target(), 5);
-        assert!(blocks.iter().all(|block| node.store.contains(&block.id()).unwrap()));
+        assert_eq!((node.network.replica_target(), node.network.ack_target()), (5, 3));
+        let holds = |block: &Block| node.store.contains(&block.id()).unwrap();
+        until("the holders have made the rest", || blocks.iter().all(holds)).await;
     }
-    assert!(blocks.iter().all(|block| nodes[2].store.copies(&block.id()).unwrap() == 5));
-    let sent = nodes[2].network.status();
-    assert_eq!(sent.published_blocks, 50);
-    assert!(sent.bytes_out < 4 * 50 * 11_000, "{} bytes were sent", sent.bytes_out);
+    let copies = |block: &Block| nodes[2].store.copies(&block.id()).unwrap();
+    until("the writer knows of all", || blocks.iter().all(|block| copies(block) == 5)).await;
+    assert_eq!(nodes[2].network.status().published_blocks, 50);
+    let sent: u64 = nodes.iter().map(|node| node.network.status().bytes_out).sum();
+    assert!(sent < 4 * 50 * 12_000, "{sent} bytes were sent by all of them");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,6 +317,58 @@ async fn a_full_node_refuses_and_the_rest_goes_on() {
     until("one is settled", || first.network.status().published_blocks >= 1).await;
     assert_eq!(first.network.status().owed_blocks, 4);
     assert_eq!(full.store.usage().blocks, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_copies_are_enough_where_the_others_are_full() {
+    let mut nodes = cluster(3).await;
+    for seed in [4, 5] {
+        let join = [nodes[0].network.local_addr()];
+        nodes.push(start_with(config(&join), seed, Arc::new(Memory::with_quota(5_000))).await);
+    }
+    until("all are known", || nodes[0].network.status().peers == 4).await;
+    for number in 0..20 {
+        nodes[0].blocks.put(&block(number), Purpose::Own).unwrap();
+    }
+    nodes[0].blocks.flush().unwrap();
+    until("all is acknowledged", || nodes[0].network.status().owed_blocks == 0).await;
+    let copies = |number| nodes[0].store.copies(&block(number).id()).unwrap();
+    assert!((0..20).all(|number| copies(number) == 3));
+    assert!(nodes[3..].iter().all(|node| node.store.usage().blocks == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_claimed_and_not_proved_does_not_count() {
+    // It says that it holds whatever it is offered, and then has no proof of it.
+    let boast = |request| {
+        Some(match request {
+            Request::Ping => (Response::Pong, Bytes::new()),
+            Request::Offer { ids } => {
+                let mut offered = Offered::default();
+                (0..ids.len()).for_each(|index| offered.set_held(index));
+                (Response::Offered(offered), Bytes::new())
+            }
+            Request::Prove { ids, .. } => {
+                (Response::Proofs { proofs: vec![None; ids.len()] }, Bytes::new())
+            }
+            _ => (Response::Peers { peers: Vec::new() }, Bytes::new()),
+        })
+    };
+    let liar = odd_peer(99, boast);
+    let honest = start(1, &[]).await;
+    let writer = start(2, &[honest.network.local_addr(), liar]).await;
+    until("both are known", || writer.network.status().peers == 2).await;
+    for number in 0..10 {
+        writer.blocks.put(&block(number), Purpose::Own).unwrap();
+    }
+    writer.blocks.flush().unwrap();
+    // It is caught again and again until it is kept out; then two nodes are all there are.
+    until("all is settled", || writer.network.status().owed_blocks == 0).await;
+    assert_eq!(writer.network.status().peers, 1);
+    for number in 0..10 {
+        assert!(honest.store.contains(&block(number).id()).unwrap());
+        assert_eq!(writer.store.copies(&block(number).id()).unwrap(), 2);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,10 @@ impl Key {
         Self(bytes)
     }
 
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     pub(crate) fn distance(&self, other: &Self) -> Distance {
         let mut xor = self.0;
         for (byte, theirs) in xor.iter_mut().zip(other.0) {

@@ -18,13 +18,12 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(own: NodeId) -> Self {
-        let buckets = std::iter::repeat_with(Bucket::default).take(256).collect();
-        Self { own: Key::from(own), buckets, len: 0, surveyed: false }
+        Self { own: Key::from(own), buckets: Vec::new(), len: 0, surveyed: false }
     }
 
     /// Notes that a verified peer was heard of. `None` for ourselves.
     pub(crate) fn seen(&mut self, now: Instant, peer: Peer) -> Option<Seen> {
-        let seen = self.bucket_mut(&peer.id)?.seen(now, peer);
+        let seen = self.bucket_for(&peer.id)?.seen(now, peer);
         self.len += usize::from(seen == Seen::Joined);
         Some(seen)
     }
@@ -90,6 +89,12 @@ impl Table {
         self.surveyed && self.len < K
     }
 
+    /// About how many leading bits the nodes share that one lookup finds: each full bucket means
+    /// twice as many nodes.
+    pub(crate) fn region_bits(&self) -> usize {
+        self.buckets.iter().take_while(|bucket| bucket.len() == K).count() + 1
+    }
+
     /// Indexes of the buckets worth refreshing: all up to the deepest that holds a peer.
     pub(crate) fn depth(&self) -> usize {
         self.buckets.iter().rposition(|bucket| bucket.len() > 0).map_or(0, |deepest| deepest + 1)
@@ -106,6 +111,18 @@ impl Table {
 
     fn bucket_mut(&mut self, id: &NodeId) -> Option<&mut Bucket> {
         let index = self.own.distance(&Key::from(*id)).prefix_bits();
+        self.buckets.get_mut(index)
+    }
+
+    /// The bucket for a peer, made where it is deeper than all there are; `None` for ourselves.
+    fn bucket_for(&mut self, id: &NodeId) -> Option<&mut Bucket> {
+        let index = self.own.distance(&Key::from(*id)).prefix_bits();
+        if index == 256 {
+            return None;
+        }
+        if self.buckets.len() <= index {
+            self.buckets.resize_with(index + 1, Bucket::default);
+        }
         self.buckets.get_mut(index)
     }
 }

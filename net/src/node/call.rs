@@ -10,7 +10,7 @@ use bytes::Bytes;
 use xorfs_store::{Block, BlockId, Head, VolumeId};
 
 use crate::kad::{Key, Peer};
-use crate::wire::{Offered, Refusal, Request, Response};
+use crate::wire::{Name, Nonce, Offered, Refusal, Request, Response};
 
 /// A request to one peer.
 #[derive(Debug, Clone)]
@@ -24,6 +24,12 @@ pub(crate) enum Call {
     Store(BlockId),
     StoreHead(Head),
     Sync,
+    /// Answered with `Proofs` by the peer; whoever sends it compares them with the local blocks
+    /// and makes `Proved` of it, see `replica::proof`.
+    Prove {
+        nonce: Nonce,
+        ids: Arc<[BlockId]>,
+    },
 }
 
 /// What a peer answered, verified as far as it can be.
@@ -36,6 +42,20 @@ pub(crate) enum Answer {
     Offered(Offered),
     Stored,
     Refused(Refusal),
+    /// What the peer says are proofs.
+    Proofs(Vec<Option<Name>>),
+    /// What the proofs were worth.
+    Proved(Vec<Verdict>),
+}
+
+/// What is known of a claim to hold a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Proved,
+    /// The peer admits that it does not have it.
+    Lacking,
+    /// It cannot be told here, because the block is not here to compare.
+    Unknown,
 }
 
 /// Why there is no answer.
@@ -58,7 +78,7 @@ pub(crate) enum CallError {
 impl Call {
     /// Whether a block travels with it or its answer, or a disk works for it: it takes longer.
     pub(crate) fn is_transfer(&self) -> bool {
-        matches!(self, Self::FindBlock(_) | Self::Store(_) | Self::Sync)
+        matches!(self, Self::FindBlock(_) | Self::Store(_) | Self::Sync | Self::Prove { .. })
     }
 
     /// Its name in logs.
@@ -72,6 +92,7 @@ impl Call {
             Self::Store(_) => "store",
             Self::StoreHead(_) => "store head",
             Self::Sync => "sync",
+            Self::Prove { .. } => "prove",
         }
     }
 
@@ -85,6 +106,9 @@ impl Call {
             Self::FindHead(volume) => Request::FindHead { volume: *volume.as_bytes() },
             Self::Offer(blocks) => {
                 Request::Offer { ids: blocks.iter().map(|id| *id.as_bytes()).collect() }
+            }
+            Self::Prove { nonce, ids } => {
+                Request::Prove { nonce: *nonce, ids: ids.iter().map(|id| *id.as_bytes()).collect() }
             }
             Self::Store(id) => {
                 let block = block.filter(|block| block.id() == *id).ok_or(CallError::Unsent)?;
@@ -118,6 +142,9 @@ impl Call {
             (Self::Offer(_), Response::Offered(offered)) => Ok(Answer::Offered(offered)),
             (Self::Store(_) | Self::StoreHead(_) | Self::Sync, Response::Stored) => {
                 Ok(Answer::Stored)
+            }
+            (Self::Prove { ids, .. }, Response::Proofs { proofs }) if proofs.len() == ids.len() => {
+                Ok(Answer::Proofs(proofs))
             }
             _ => Err(CallError::Wrong),
         }

@@ -2,7 +2,7 @@
 //!
 //! A peer that failed a request or lost its connection is *suspect*: it gets one ping. Where
 //! that fails too it leaves the table at once, so that close groups are made of the living, and
-//! is tried again at growing intervals. A peer that sent something else than it was asked for is
+//! is tried again at growing intervals; for a while it is *away*, and repair expects it back. A peer that sent something else than it was asked for is
 //! *distrusted* for a while: only what we saw ourselves counts, never what others say.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,7 +13,9 @@ use rand_chacha::rand_core::Rng;
 use crate::identity::NodeId;
 use crate::kad::bucket::Seen;
 use crate::kad::{Key, Peer};
-use crate::limits::{ABSENT_MAX, K, REDIAL_FIRST, REDIAL_LAST, REDIALS_MAX, REFRESH_INTERVAL};
+use crate::limits::{
+    ABSENT_MAX, K, REDIAL_FIRST, REDIAL_LAST, REDIALS_MAX, REFRESH_INTERVAL, UNPROVED_MAX,
+};
 use crate::node::call::Call;
 use crate::node::search::{Goal, Search};
 use crate::node::{Action, Node, Op, Timer};
@@ -29,6 +31,8 @@ pub(super) struct Membership {
     pinged: BTreeSet<NodeId>,
     absent: BTreeMap<NodeId, Absent>,
     distrusted: BTreeMap<NodeId, Instant>,
+    /// Claims that peers did not prove, and since when they are counted.
+    unproved: BTreeMap<NodeId, (u32, Instant)>,
     /// Points still to be looked up in the refresh that is under way.
     refreshes: VecDeque<Key>,
     refresh_at: Option<Instant>,
@@ -39,6 +43,16 @@ struct Absent {
     peer: Peer,
     attempts: u32,
     redial: Instant,
+    /// When it fell silent; none where it said that it leaves.
+    silent_since: Option<Instant>,
+}
+
+/// How a peer was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Silent,
+    /// It said so, and handed over what it held.
+    Left,
 }
 
 impl Node {
@@ -62,7 +76,7 @@ impl Node {
         let Some(entry) = self.table.find(id) else { return };
         let peer = entry.peer.clone();
         if left {
-            self.lose(now, &peer);
+            self.lose(now, &peer, Loss::Left);
         } else {
             self.suspect(now, &peer);
         }
@@ -84,7 +98,31 @@ impl Node {
             return self.suspect(now, peer);
         }
         self.members.pinged.remove(&peer.id);
-        self.lose(now, peer);
+        self.lose(now, peer, Loss::Silent);
+    }
+
+    /// A peer did not prove what it had claimed to hold. Once may be chance: a block can be lost
+    /// between claim and proof.
+    pub(super) fn on_claim_unproved(&mut self, now: Instant, id: &NodeId) {
+        self.members.unproved.retain(|_, (_, since)| *since + DISTRUST > now);
+        if self.members.unproved.len() >= ABSENT_MAX {
+            self.members.unproved.pop_first();
+        }
+        let (count, _) = self.members.unproved.entry(*id).or_insert((0, now));
+        *count += 1;
+        if *count >= UNPROVED_MAX {
+            self.members.unproved.remove(id);
+            self.on_peer_lied(now, id);
+        }
+    }
+
+    /// Peers that fell silent so short a time ago that they are expected back.
+    pub(super) fn away(&self, now: Instant) -> BTreeSet<NodeId> {
+        let grace = self.settings.absence_grace;
+        let recent = self.members.absent.values().filter(|absent| {
+            absent.silent_since.is_some_and(|since| now.saturating_duration_since(since) < grace)
+        });
+        recent.map(|absent| absent.peer.id).collect()
     }
 
     /// A peer sent something that no honest peer sends.
@@ -186,9 +224,15 @@ impl Node {
     }
 
     /// Takes a peer out of the table and remembers to try it again.
-    fn lose(&mut self, now: Instant, peer: &Peer) {
+    fn lose(&mut self, now: Instant, peer: &Peer, loss: Loss) {
         let known = self.table.remove(&peer.id);
-        let attempts = self.members.absent.get(&peer.id).map(|absent| absent.attempts + 1);
+        let before = self.members.absent.get(&peer.id);
+        let attempts = before.map(|absent| absent.attempts + 1);
+        let silent_since = match (before, loss) {
+            (Some(absent), _) => absent.silent_since,
+            (None, Loss::Silent) => Some(now),
+            (None, Loss::Left) => None,
+        };
         if known.is_some() {
             self.actions.push_back(Action::PeersChanged { joined: false });
         } else if attempts.is_none() {
@@ -212,7 +256,8 @@ impl Node {
         let redial = now + wait;
         let peer = known.unwrap_or_else(|| peer.clone());
         self.timers.insert((redial, Timer::Redial(peer.id)));
-        self.members.absent.insert(peer.id, Absent { peer, attempts, redial });
+        let absent = Absent { peer, attempts, redial, silent_since };
+        self.members.absent.insert(absent.peer.id, absent);
     }
 
     fn longest_absent(&self) -> Option<NodeId> {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use xorfs_store::{Block, BlockId, BlockStore, Head, Inventory, Memory, Purpose, VolumeSecret};
 
 use super::*;
+use crate::replica::proof;
 use crate::serve::{HeadGate, Routes, Server};
 use crate::wire::{PREFIX_BYTES, Request, Response};
 
@@ -27,7 +29,7 @@ enum Event {
 struct Place {
     node: Node,
     peer: Peer,
-    store: Memory,
+    store: Arc<Memory>,
     head_gate: HeadGate,
     alive: bool,
     calls: BTreeMap<CallId, Call>,
@@ -37,6 +39,10 @@ struct Place {
 }
 
 impl Routes for Node {
+    fn own(&self) -> NodeId {
+        self.own
+    }
+
     fn closest(&self, key: &Key, asker: &NodeId) -> Vec<Peer> {
         Self::closest(self, key, asker)
     }
@@ -48,6 +54,8 @@ impl Routes for Node {
     fn expect(&self, _id: BlockId, _asker: &NodeId) -> bool {
         true
     }
+
+    fn on_stored(&self, _id: BlockId) {}
 
     fn on_corrupt(&self, _id: BlockId) {}
 }
@@ -101,7 +109,7 @@ impl World {
         self.places.push(Place {
             node: Node::new(id, (&NetConfig::default()).into(), index as u64),
             peer: Peer { id, addresses: vec![address] },
-            store: Memory::new(),
+            store: Arc::new(Memory::new()),
             head_gate: HeadGate::default(),
             alive: true,
             calls: BTreeMap::new(),
@@ -196,7 +204,7 @@ impl World {
             Event::Answer { from, to, call, frame, payload } => {
                 self.hash.update(&frame);
                 let response = Response::decode(&frame[PREFIX_BYTES..]).unwrap();
-                self.answer(to, call, |call| call.answer(response, payload));
+                self.checked_answer(from, to, call, response, payload);
                 assert!(self.places[from].peer.id != self.places[to].peer.id);
             }
             Event::Broken { to, call } => self.answer(to, call, |_| Err(CallError::Unreachable)),
@@ -220,7 +228,7 @@ impl World {
         let request = Request::decode(&frame[PREFIX_BYTES..]).unwrap();
         let (place, asker) = (&self.places[to], self.places[from].peer.id);
         let server =
-            Server { store: &place.store, routes: &place.node, head_gate: &place.head_gate };
+            Server { store: &*place.store, routes: &place.node, head_gate: &place.head_gate };
         let (response, payload) = server.serve(&asker, request, payload);
         let (at, frame) = (self.now + self.delay(), response.encode());
         self.schedule(at, Event::Answer { from: to, to: from, call, frame, payload });
@@ -240,6 +248,24 @@ impl World {
         self.act(to, |node| node.handle_answer(now, id, answer));
     }
 
+    /// Does with an answer what the driver does before the node gets it.
+    fn checked_answer(
+        &mut self,
+        from: usize,
+        to: usize,
+        id: CallId,
+        response: Response,
+        payload: Bytes,
+    ) {
+        let (prover, store) = (self.places[from].peer.id, self.places[to].store.clone());
+        self.answer(to, id, |call| match (call, call.answer(response, payload)?) {
+            (Call::Prove { nonce, ids }, Answer::Proofs(proofs)) => {
+                proof::check(nonce, &prover, ids, &proofs, |id| store.get(id).ok())
+            }
+            (_, answer) => Ok(answer),
+        });
+    }
+
     fn run_for(&mut self, time: Duration) {
         let until = self.now + time;
         while self.step(until) {}
@@ -257,9 +283,9 @@ impl World {
         }
     }
 
-    fn spread(&mut self, index: usize, blocks: Vec<BlockId>) -> Vec<Placed> {
+    fn spread(&mut self, index: usize, aim: Aim, blocks: Vec<BlockId>) -> Vec<Placed> {
         let now = self.now;
-        let op = self.act(index, |node| node.spread(now, blocks));
+        let op = self.act(index, |node| node.spread(now, aim, blocks));
         let Outcome::Spread(placed) = self.outcome(index, op) else { panic!("not a spread") };
         placed
     }
@@ -299,7 +325,8 @@ impl World {
             let block = Block::new(bytes.into()).unwrap();
             let index = self.living();
             self.places[index].store.put(&block, Purpose::Own).unwrap();
-            let settled = (0..5).any(|_| self.spread(index, vec![block.id()])[0].settled);
+            let settled =
+                (0..5).any(|_| self.spread(index, Aim::Publish, vec![block.id()])[0].settled);
             assert!(settled, "a block was not settled");
             ids.push(block.id());
         }
@@ -310,7 +337,7 @@ impl World {
         for index in 0..self.places.len() {
             let held = self.places[index].store.ids(None, 1_000).unwrap();
             if self.places[index].alive && !held.is_empty() {
-                self.spread(index, held);
+                self.spread(index, Aim::Repair, held);
             }
         }
     }
@@ -321,6 +348,12 @@ fn two_hundred_nodes_keep_what_they_are_given() {
     let seed = 1;
     let mut world = World::grown(seed, 200);
     let blocks = world.publish(40);
+    for id in &blocks {
+        let copies = world.holders(id).iter().filter(|holds| **holds).count();
+        assert!((3..6).contains(&copies), "seed {seed}: the writer made {copies} copies of {id}");
+    }
+    // The holders bring the rest.
+    world.repair();
     let mut placed_close = 0;
     for id in &blocks {
         let holders = world.holders(id);
@@ -339,10 +372,10 @@ fn two_hundred_nodes_keep_what_they_are_given() {
         let index = world.living();
         world.places[index].alive = false;
     }
-    // The first round notices the dead, the second works without them.
+    // The first round notices the dead and waits for them, the next work without them.
     for _ in 0..3 {
         world.repair();
-        world.run_for(Duration::from_secs(20));
+        world.run_for(Duration::from_secs(700));
     }
     for id in &blocks {
         let copies = world.holders(id).iter().filter(|holds| **holds).count();
@@ -434,7 +467,7 @@ fn a_node_that_lost_everybody_settles_nothing() {
     }
     // The first finds that nobody answers, the last that nobody is known.
     for _ in 0..10 {
-        let placed = world.spread(0, vec![block.id()])[0];
+        let placed = world.spread(0, Aim::Publish, vec![block.id()])[0];
         assert!(!placed.settled && placed.copies <= 1, "{placed:?}");
         world.run_for(Duration::from_secs(20));
     }

@@ -10,7 +10,7 @@ use crate::kad::{Key, Peer};
 use crate::limits::K;
 use crate::node::call::{Answer, Call, CallError};
 use crate::node::search::{Goal, Search};
-use crate::replica::placement::{Plan, ids, rank};
+use crate::replica::placement::{Plan, Wanted, ids, rank};
 
 /// One head on its way.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Stage {
     fn storing(own: NodeId, key: &Key, known: Vec<Peer>, replicas: usize) -> Self {
         let ranked = rank(key, own, ids(&known));
         let target = replicas.min(ranked.len());
-        let plan = Plan::new(own, ranked, target);
+        let plan = Plan::new(own, ranked, Wanted { target, own_within: target, enough: target });
         let peers = known.into_iter().map(|peer| (peer.id, peer)).collect();
         Self::Storing { plan, peers }
     }

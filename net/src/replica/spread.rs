@@ -1,23 +1,43 @@
 //! Bringing a batch of blocks to their close groups: placed, offered, sent only where wanted.
 //!
 //! Ids are offered to each peer in batches of up to `OFFER_IDS_MAX`, one offer per peer at a
-//! time; at most `PUSHES_MAX` blocks are under way. Once a peer has got all it wanted it is asked
-//! to sync, and only then its copies count. A peer that fails a request is not tried again by
-//! this spread. Which blocks to spread, and when again, is the owner's decision.
+//! time; a bounded number of blocks is under way. Once a peer has got all it wanted it is asked
+//! to sync, and only then its copies count. Of the blocks that a peer claims to hold already, a
+//! sample has to be proved before any of them counts. A peer that fails a request is not tried
+//! again by this spread. Which blocks to spread, and when again, is the owner's decision.
+
+mod answers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use xorfs_store::BlockId;
 
 use crate::identity::NodeId;
+use crate::kad::region::Region;
 use crate::kad::table::Table;
 use crate::kad::{Key, Peer};
-use crate::limits::{K, OFFER_IDS_MAX, PLACEMENT_SEARCHES_MAX, PUSHES_MAX};
-use crate::node::call::{Answer, Call, CallError};
+use crate::limits::{
+    BACKGROUND_PUSHES_MAX, K, OFFER_IDS_MAX, PLACEMENT_SEARCHES_MAX, PROOF_SAMPLE, PROVE_IDS_MAX,
+    PUSHES_MAX,
+};
+use crate::node::call::Call;
 use crate::node::search::{Goal, Search};
-use crate::replica::placement::{Plan, ids, rank};
-use crate::wire::{OfferReply, Offered};
+use crate::replica::placement::{Plan, Wanted, ids, rank};
+
+/// What a spread is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// New blocks of this home: ends once enough nodes hold them, who spread the rest.
+    Publish,
+    /// Blocks that are kept here: all copies that should be there.
+    Repair,
+    /// Blocks that are kept here though others are closer: the closest have to prove each copy.
+    Vacate,
+    /// This node leaves: all copies without its own.
+    Leave,
+}
 
 /// What became of one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,29 +45,46 @@ pub(crate) struct Placed {
     pub(crate) id: BlockId,
     /// Nodes that hold it, this one included where it is one of the closest.
     pub(crate) copies: u8,
+    /// Enough hold it for the network to keep it.
+    pub(crate) acknowledged: bool,
     /// As many as there should be hold it.
     pub(crate) settled: bool,
     /// Copies that were sent just now.
     pub(crate) sent: u8,
 }
 
+/// How many copies there should be, and what is known of who could have them.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    pub(crate) aim: Aim,
+    pub(crate) replicas: usize,
+    pub(crate) acks: usize,
+    /// Nodes that fell silent so short a time ago that they are expected back.
+    pub(crate) away: BTreeSet<NodeId>,
+    /// Makes nonces, and picks what has to be proved.
+    pub(crate) seed: u64,
+}
+
 /// A batch of blocks on their way. This node holds all of them.
 #[derive(Debug)]
 pub(crate) struct Spread {
     own: NodeId,
-    replicas: usize,
+    terms: Terms,
+    rng: ChaCha8Rng,
     /// Nodes that should hold a block where too few answered to tell: all that were believed to
     /// live at the start, and at least one beside this one. A node whose network has just gone
     /// finds nobody, and must not take its own copy for enough.
     nodes_min: usize,
     unplaced: VecDeque<BlockId>,
-    searches: BTreeMap<Key, (BlockId, Search)>,
+    searches: BTreeMap<Key, Search>,
     plans: BTreeMap<BlockId, Plan>,
     sent: BTreeMap<BlockId, u8>,
     peers: BTreeMap<NodeId, Peer>,
     failed: BTreeSet<NodeId>,
     to_offer: BTreeMap<NodeId, Vec<BlockId>>,
     offering: BTreeSet<NodeId>,
+    /// Blocks that a peer says it holds, until what is asked of it is proved.
+    claims: BTreeMap<NodeId, Claims>,
     to_push: BTreeSet<(BlockId, NodeId)>,
     pushing: BTreeMap<NodeId, usize>,
     /// Stored by a peer, and not yet known to survive its crash.
@@ -55,11 +92,21 @@ pub(crate) struct Spread {
     syncing: BTreeMap<NodeId, Vec<BlockId>>,
 }
 
+/// What one peer claims to hold.
+#[derive(Debug, Default)]
+struct Claims {
+    /// Counted once the proofs are in.
+    believed_then: Vec<BlockId>,
+    to_prove: Vec<BlockId>,
+    proving: bool,
+}
+
 impl Spread {
-    pub(crate) fn new(own: NodeId, replicas: usize, blocks: Vec<BlockId>, table: &Table) -> Self {
+    pub(crate) fn new(own: NodeId, terms: Terms, blocks: Vec<BlockId>, table: &Table) -> Self {
         let mut spread = Self {
             own,
-            replicas,
+            rng: ChaCha8Rng::seed_from_u64(terms.seed),
+            terms,
             nodes_min: (table.len() + 1).max(2),
             unplaced: VecDeque::new(),
             searches: BTreeMap::new(),
@@ -69,6 +116,7 @@ impl Spread {
             failed: BTreeSet::new(),
             to_offer: BTreeMap::new(),
             offering: BTreeSet::new(),
+            claims: BTreeMap::new(),
             to_push: BTreeSet::new(),
             pushing: BTreeMap::new(),
             unsynced: BTreeMap::new(),
@@ -89,38 +137,9 @@ impl Spread {
     pub(crate) fn poll_call(&mut self, table: &Table) -> Option<(Peer, Call)> {
         self.poll_search(table)
             .or_else(|| self.poll_offer())
+            .or_else(|| self.poll_proof())
             .or_else(|| self.poll_push())
             .or_else(|| self.poll_sync())
-    }
-
-    /// A request that `poll_call` gave was answered or failed.
-    pub(crate) fn on_answer(
-        &mut self,
-        from: &NodeId,
-        call: &Call,
-        answer: Result<Answer, CallError>,
-    ) {
-        match call {
-            Call::FindNode(key) => {
-                if let Some((_, search)) = self.searches.get_mut(key) {
-                    search.on_answer(from, answer);
-                }
-                self.harvest(key);
-            }
-            Call::Offer(offered) => self.on_offered(from, offered, answer),
-            Call::Store(id) => self.on_stored(from, *id, answer),
-            Call::Sync => self.on_synced(from, answer),
-            Call::Ping | Call::FindBlock(_) | Call::FindHead(_) | Call::StoreHead(_) => {}
-        }
-    }
-
-    /// A peer takes long to answer a request of a placement search.
-    pub(crate) fn on_stall(&mut self, from: &NodeId, call: &Call) {
-        if let Call::FindNode(key) = call
-            && let Some((_, search)) = self.searches.get_mut(key)
-        {
-            search.on_stall(from);
-        }
     }
 
     /// After `poll_call` gave `None`: what became of each block, once nothing more will happen.
@@ -136,6 +155,7 @@ impl Spread {
         let placed = self.plans.iter().map(|(id, plan)| Placed {
             id: *id,
             copies: u8::try_from(plan.holders()).unwrap_or(u8::MAX),
+            acknowledged: plan.is_enough(),
             settled: plan.target() > 0 && plan.holders() >= plan.target(),
             sent: self.sent.get(id).copied().unwrap_or(0),
         });
@@ -144,23 +164,34 @@ impl Spread {
 
     fn poll_search(&mut self, table: &Table) -> Option<(Peer, Call)> {
         loop {
-            let next = self.searches.values_mut().find_map(|(_, search)| search.poll_call());
+            let next = self.searches.values_mut().find_map(Search::poll_call);
             if next.is_some() {
                 return next;
             }
             if self.searches.len() >= PLACEMENT_SEARCHES_MAX {
                 return None;
             }
-            let id = self.unplaced.pop_front()?;
-            let key = Key::from(id);
-            self.searches.insert(key, (id, Search::new(self.own, Goal::Nodes(key), table)));
+            // What a search under way will probably answer too waits for it.
+            let near = table.region_bits();
+            let apart = |id: &BlockId| {
+                let key = Key::from(*id);
+                !self.searches.keys().any(|at| at.distance(&key).prefix_bits() >= near)
+            };
+            let place = self.unplaced.iter().position(apart)?;
+            let key = Key::from(self.unplaced.remove(place)?);
+            // Searched for a block, so the block itself is placed with the rest of its region.
+            self.unplaced.push_front(BlockId::from_bytes(*key.as_bytes()));
+            self.searches.insert(key, Search::new(self.own, Goal::Nodes(key), table));
             // A search without seeds is finished before it began.
             self.harvest(&key);
         }
     }
 
     fn poll_offer(&mut self) -> Option<(Peer, Call)> {
-        let free = self.to_offer.keys().find(|node| !self.offering.contains(node))?;
+        let free = self
+            .to_offer
+            .keys()
+            .find(|node| !self.offering.contains(node) && !self.claims.contains_key(node))?;
         let node = *free;
         let waiting = self.to_offer.get_mut(&node)?;
         let batch = waiting.split_off(waiting.len().saturating_sub(OFFER_IDS_MAX));
@@ -171,8 +202,21 @@ impl Spread {
         Some((self.peers[&node].clone(), Call::Offer(batch.into())))
     }
 
+    fn poll_proof(&mut self) -> Option<(Peer, Call)> {
+        let (node, claims) = self.claims.iter_mut().find(|(_, claims)| !claims.proving)?;
+        let batch = claims.to_prove.split_off(claims.to_prove.len().saturating_sub(PROVE_IDS_MAX));
+        claims.proving = true;
+        let mut nonce = [0; 16];
+        self.rng.fill_bytes(&mut nonce);
+        Some((self.peers[node].clone(), Call::Prove { nonce, ids: batch.into() }))
+    }
+
     fn poll_push(&mut self) -> Option<(Peer, Call)> {
-        if self.pushing.values().sum::<usize>() >= PUSHES_MAX {
+        let limit = match self.terms.aim {
+            Aim::Publish | Aim::Leave => PUSHES_MAX,
+            Aim::Repair | Aim::Vacate => BACKGROUND_PUSHES_MAX,
+        };
+        if self.pushing.values().sum::<usize>() >= limit {
             return None;
         }
         let (id, node) = self.to_push.pop_first()?;
@@ -196,17 +240,38 @@ impl Spread {
 
     /// Takes the result of a placement search that is finished.
     fn harvest(&mut self, key: &Key) {
-        if self.searches.get(key).is_some_and(|(_, search)| search.is_finished())
-            && let Some((id, search)) = self.searches.remove(key)
-        {
-            self.place(id, search.closest());
+        if !self.searches.get(key).is_some_and(Search::is_finished) {
+            return;
+        }
+        let Some(search) = self.searches.remove(key) else { return };
+        // Refusals are answered by the next closest, so a few more than the copies are wanted.
+        let count_min = self.terms.replicas + 2;
+        let region = Region::around(*key, search.closest(), search.is_sound(), count_min);
+        let covered = |id: &BlockId| region.covers(&Key::from(*id));
+        let (here, elsewhere) = std::mem::take(&mut self.unplaced).into_iter().partition(covered);
+        self.unplaced = elsewhere;
+        let here: VecDeque<BlockId> = here;
+        for id in here {
+            self.place(id, region.peers().to_vec());
         }
     }
 
     fn place(&mut self, id: BlockId, close: Vec<Peer>) {
-        let ranked = rank(&Key::from(id), self.own, ids(&close));
-        let target = self.replicas.min(ranked.len().max(self.nodes_min));
-        self.plans.insert(id, Plan::new(self.own, ranked, target));
+        let Terms { aim, replicas, acks, .. } = self.terms;
+        let counted = matches!(aim, Aim::Publish | Aim::Repair);
+        let away = self.terms.away.iter().copied();
+        let ranked = rank(&Key::from(id), self.own, ids(&close).chain(away));
+        let most = if aim == Aim::Publish { acks.min(replicas) } else { replicas };
+        let others = usize::from(!counted);
+        let nodes = ranked.len().max(self.nodes_min) - others;
+        let wanted = Wanted {
+            target: most.min(nodes),
+            own_within: if counted { replicas } else { 0 },
+            enough: acks,
+        };
+        let mut plan = Plan::new(self.own, ranked, wanted);
+        plan.wait_for(&self.terms.away);
+        self.plans.insert(id, plan);
         for peer in close {
             self.peers.entry(peer.id).or_insert(peer);
         }
@@ -225,94 +290,24 @@ impl Spread {
         }
     }
 
-    fn on_offered(
-        &mut self,
-        from: &NodeId,
-        blocks: &Arc<[BlockId]>,
-        answer: Result<Answer, CallError>,
-    ) {
-        self.offering.remove(from);
-        let offered = match answer {
-            Ok(Answer::Offered(offered)) => offered,
-            Ok(_) => Offered::default(),
-            Err(_) => {
-                blocks.iter().for_each(|id| self.refused(from, *id));
-                return self.on_peer_failed(from);
-            }
+    /// Picks what a peer has to prove of the blocks that it claims to hold.
+    fn claimed(&mut self, from: &NodeId, mut held: Vec<BlockId>) {
+        let sample = match self.terms.aim {
+            Aim::Vacate => held.len(),
+            Aim::Publish | Aim::Repair => PROOF_SAMPLE,
+            Aim::Leave => 0,
         };
-        for (index, id) in blocks.iter().enumerate() {
-            match offered.reply(index) {
-                OfferReply::Held => self.held(from, *id),
-                OfferReply::Coming => {
-                    if let Some(plan) = self.plans.get_mut(id) {
-                        plan.on_coming(from);
-                    }
-                }
-                OfferReply::Wanted if !self.failed.contains(from) => {
-                    self.to_push.insert((*id, *from));
-                }
-                OfferReply::Wanted | OfferReply::Refused => self.refused(from, *id),
-            }
+        for place in 0..sample.min(held.len()) {
+            let rest = (held.len() - place) as u64;
+            let pick = place + (self.rng.next_u64() % rest) as usize;
+            held.swap(place, pick);
         }
-    }
-
-    fn on_stored(&mut self, from: &NodeId, id: BlockId, answer: Result<Answer, CallError>) {
-        if let Some(pushing) = self.pushing.get_mut(from) {
-            *pushing -= 1;
-            if *pushing == 0 {
-                self.pushing.remove(from);
-            }
+        let believed_then = held.split_off(sample.min(held.len()));
+        if held.is_empty() {
+            believed_then.into_iter().for_each(|id| self.held(from, id));
+        } else {
+            let claims = Claims { believed_then, to_prove: held, proving: false };
+            self.claims.insert(*from, claims);
         }
-        match answer {
-            Ok(Answer::Stored) => {
-                *self.sent.entry(id).or_default() += 1;
-                self.unsynced.entry(*from).or_default().push(id);
-            }
-            Ok(_) | Err(CallError::Unsent) => self.refused(from, id),
-            Err(_) => {
-                self.refused(from, id);
-                self.on_peer_failed(from);
-            }
-        }
-    }
-
-    fn on_synced(&mut self, from: &NodeId, answer: Result<Answer, CallError>) {
-        let stored = self.syncing.remove(from).unwrap_or_default();
-        match answer {
-            Ok(Answer::Stored) => stored.into_iter().for_each(|id| self.held(from, id)),
-            Ok(_) => stored.into_iter().for_each(|id| self.refused(from, id)),
-            Err(_) => {
-                stored.into_iter().for_each(|id| self.refused(from, id));
-                self.on_peer_failed(from);
-            }
-        }
-    }
-
-    fn held(&mut self, from: &NodeId, id: BlockId) {
-        if let Some(plan) = self.plans.get_mut(&id) {
-            plan.on_held(from);
-        }
-        self.advance(id);
-    }
-
-    fn refused(&mut self, from: &NodeId, id: BlockId) {
-        if let Some(plan) = self.plans.get_mut(&id) {
-            plan.on_refused(from);
-        }
-        self.advance(id);
-    }
-
-    /// Everything still meant for a peer that failed goes to the next closest ones.
-    fn on_peer_failed(&mut self, from: &NodeId) {
-        self.failed.insert(*from);
-        let mut orphans = self.to_offer.remove(from).unwrap_or_default();
-        orphans.extend(self.unsynced.remove(from).unwrap_or_default());
-        self.to_push.retain(|(id, node)| {
-            if node == from {
-                orphans.push(*id);
-            }
-            node != from
-        });
-        orphans.into_iter().for_each(|id| self.refused(from, id));
     }
 }

@@ -5,11 +5,14 @@ use serde::{Deserialize, Serialize};
 use xorfs_store::BLOCK_BYTES_MAX;
 
 use crate::kad::{Key, Peer};
-use crate::limits::{ADDRESSES_MAX, HEAD_MAX, K, OFFER_IDS_MAX};
+use crate::limits::{ADDRESSES_MAX, HEAD_MAX, K, OFFER_IDS_MAX, PROVE_IDS_MAX};
 use crate::wire::frame::{self, WireError};
 
 /// A block id or a volume id as it is sent.
 pub(crate) type Name = [u8; 32];
+
+/// Makes the proofs of one request worthless for another.
+pub(crate) type Nonce = [u8; 16];
 
 /// What a node asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,8 @@ pub(crate) enum Request {
     StoreHead { length: u32 },
     /// Make every block that you said you stored crash-safe, then answer.
     Sync,
+    /// Show that you have these blocks: the proof of each under this nonce.
+    Prove { nonce: Nonce, ids: Vec<Name> },
 }
 
 /// What a node answers.
@@ -50,6 +55,8 @@ pub(crate) enum Response {
     Stored,
     /// To a request that was not done.
     Refused(Refusal),
+    /// To a request for proofs, in its order; none for a block that is not held.
+    Proofs { proofs: Vec<Option<Name>> },
 }
 
 /// Two bits for each offered id, in the order of the offer. Neither: not held and not wanted.
@@ -93,6 +100,7 @@ impl Request {
             Self::Offer { ids } => limit("an offer", ids.len(), 1, OFFER_IDS_MAX)?,
             Self::Store { length, .. } => block_limit(*length)?,
             Self::StoreHead { length } => head_limit(*length)?,
+            Self::Prove { ids, .. } => limit("a request for proofs", ids.len(), 1, PROVE_IDS_MAX)?,
             Self::Ping
             | Self::FindNode { .. }
             | Self::FindBlock { .. }
@@ -129,6 +137,7 @@ impl Response {
                 limit("a bitmap", offered.held.len(), 0, OFFER_IDS_MAX.div_ceil(8))?;
                 limit("a bitmap", offered.wanted.len(), 0, OFFER_IDS_MAX.div_ceil(8))?;
             }
+            Self::Proofs { proofs } => limit("a list of proofs", proofs.len(), 0, PROVE_IDS_MAX)?,
             Self::Pong | Self::Stored | Self::Refused(_) => {}
         }
         Ok(response)
@@ -231,6 +240,8 @@ mod tests {
             (any::<Name>(), 1..=BLOCK_BYTES_MAX as u32)
                 .prop_map(|(id, length)| Request::Store { id, length }),
             (1..=HEAD_MAX as u32).prop_map(|length| Request::StoreHead { length }),
+            (any::<Nonce>(), prop::collection::vec(any::<Name>(), 1..=PROVE_IDS_MAX))
+                .prop_map(|(nonce, ids)| Request::Prove { nonce, ids }),
         ]
     }
 
@@ -247,6 +258,8 @@ mod tests {
                 .prop_map(|(length, peers)| Response::Head { length, peers }),
             (bits.clone(), bits)
                 .prop_map(|(held, wanted)| Response::Offered(Offered { held, wanted })),
+            prop::collection::vec(any::<Option<Name>>(), 0..=PROVE_IDS_MAX)
+                .prop_map(|proofs| Response::Proofs { proofs }),
         ]
     }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use xorfs_store::gc::{Marked, Swept};
 use xorfs_store::{
-    Batch, Block, BlockId, BlockStore, Horizon, Inventory, Ledger, Memory, Purpose, ReadError,
-    Table, Usage, WriteError, WriteGuard,
+    Batch, Block, BlockId, BlockStore, Class, Horizon, Inventory, Ledger, Memory, Purpose,
+    ReadError, Table, Usage, WriteError, WriteGuard,
 };
 
 use super::{find, make, open, open_with, put, quiet, text};
@@ -78,6 +78,14 @@ impl Inventory for Faulty {
 
     fn copies(&self, id: &BlockId) -> Result<u8, ReadError> {
         self.inner.copies(id)
+    }
+
+    fn class(&self, id: &BlockId) -> Result<Option<Class>, ReadError> {
+        self.inner.class(id)
+    }
+
+    fn vacate(&self, id: &BlockId) -> Result<bool, WriteError> {
+        self.inner.vacate(id)
     }
 
     fn set_copies(&self, id: &BlockId, copies: u8, settled: bool) -> Result<(), WriteError> {
