@@ -235,6 +235,11 @@ for each, in order. An existing file is replaced, an existing directory is added
 replaces a directory or the other way round. A file that changes while it is read is left out,
 named, and the exit code is 1.
 
+Modes, times, hard and symbolic links, holes, pipes, devices and extended attributes are kept, and
+owners where root puts. Files that are as they were when they were put to the same place last
+(device, inode, size and times) are neither read nor sent again, so an interrupted put goes on
+where it was.
+
 Examples:
   xorfs put report.pdf
   xorfs put photos music --to backup/2026

@@ -32,6 +32,7 @@ use xorfs_store::{
     VolumeId,
 };
 
+use crate::api::incoming::Temporaries;
 use crate::api::server;
 use crate::api::types::VolumeRow;
 use crate::daemon::heads::{Announcer, live_peers};
@@ -62,6 +63,7 @@ pub(crate) struct Daemon {
     mounts: Arc<Mounts>,
     tasks: TaskTracker,
     uploads: TaskTracker,
+    temporaries: Temporaries,
     stop: CancellationToken,
     stop_api: CancellationToken,
     socket: SocketPath,
@@ -111,6 +113,7 @@ impl Daemon {
             mounts: Arc::new(Mounts::default()),
             tasks: TaskTracker::new(),
             uploads: TaskTracker::new(),
+            temporaries: Temporaries::default(),
             stop: CancellationToken::new(),
             stop_api: CancellationToken::new(),
             socket,
@@ -202,6 +205,11 @@ impl Daemon {
     /// Counts an upload until dropped; a node that leaves lets it clean up behind itself.
     pub(crate) fn upload(&self) -> TaskTrackerToken {
         self.uploads.token()
+    }
+
+    /// What files are called that have not arrived whole.
+    pub(crate) fn temporaries(&self) -> &Temporaries {
+        &self.temporaries
     }
 
     /// Tells the publisher that there is something new.

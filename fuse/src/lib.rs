@@ -17,7 +17,7 @@ pub use config::{HeadSource, ViewConfig};
 pub use error::FsError;
 pub use session::{Mount, MountError, MountOptions, unmount};
 pub use view::types::{
-    DirEntry, FileHandle, FsStats, InodeNo, Kind, Owner, RenameMode, SetAttr, Stat, VolumeStatus,
-    XattrMode,
+    DirEntry, FileHandle, FsStats, Import, ImportBody, InodeNo, Kind, Owner, RenameMode, SetAttr,
+    Stat, VolumeStatus, XattrMode,
 };
 pub use view::{ChangeHook, View};

@@ -11,6 +11,7 @@ mod apply;
 mod directory;
 mod file;
 mod follow;
+mod import;
 mod inode;
 mod links;
 mod mounted;
@@ -21,6 +22,7 @@ mod replay;
 mod seal;
 mod sealed;
 mod slots;
+mod sources;
 #[cfg(test)]
 mod tests;
 pub(crate) mod types;

@@ -176,6 +176,8 @@ pub enum Table {
     Journal,
     /// Node id → last known addresses of a peer.
     Peers,
+    /// Volume id, keyed hash of a path → sealed record of what was put there (see `sources`).
+    Sources,
 }
 
 /// Changes that take effect together.

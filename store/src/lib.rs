@@ -21,6 +21,7 @@ mod keyring;
 mod local;
 mod memory;
 mod seal;
+mod sources;
 mod staging;
 mod standing;
 mod tree;
@@ -36,6 +37,7 @@ pub use keyring::{Access, Keyring, KeyringError, Passphrase, SealedKeyring, Stor
 pub use local::Local;
 pub use memory::Memory;
 pub use seal::BlockRef;
+pub use sources::{SourceRecord, SourceStamp, Sources};
 pub use staging::{Change, Journal, TreePath, stored_head, take_base};
 pub use tree::edit::FileEdit;
 pub use tree::entry::{

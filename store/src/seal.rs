@@ -56,6 +56,8 @@ pub(crate) enum Kind {
     Journal = 7,
     /// The root ref inside a head; never in a block.
     HeadRoot = 8,
+    /// What a file was put from (see `sources`); never in a block.
+    Source = 9,
 }
 
 const ENCODING_PLAIN: u8 = 0;

@@ -3,6 +3,8 @@
 //! Errors come back with the kind that the node gave them. There are no retries: the socket is
 //! on this machine, and what fails on it fails for a reason.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use axum::body::Bytes;
 use axum::http::Method;
@@ -15,6 +17,7 @@ use crate::api::types::{
     Attributes, Copies, EntryRow, ErrorBody, LinkReply, MountRequest, Name, PassphraseRequest,
     PeerRow, Status, UnlockRequest, UnmountRequest, VolumeRequest, VolumeRow,
 };
+use crate::api::wire::{ImportReply, Stamp};
 use crate::exit::Failure;
 use crate::home::SocketPath;
 
@@ -22,11 +25,11 @@ use crate::home::SocketPath;
 const NOTHING: Option<&()> = None;
 
 /// A connection to a node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     /// Kept because its path may hang on a descriptor.
-    _socket: SocketPath,
+    _socket: Arc<SocketPath>,
 }
 
 impl Client {
@@ -40,7 +43,7 @@ impl Client {
             .no_proxy()
             .build()
             .context("could not prepare the local API")?;
-        Ok(Some(Self { http, _socket: socket }))
+        Ok(Some(Self { http, _socket: Arc::new(socket) }))
     }
 
     /// What the node is doing.
@@ -129,16 +132,19 @@ impl Client {
         response.bytes().await.context("the node broke off")
     }
 
-    /// Writes a whole file.
-    pub(crate) async fn write(
-        &self,
-        path: &[u8],
-        attributes: &Attributes,
-        content: impl Into<Body>,
-    ) -> anyhow::Result<EntryRow> {
-        let query = at(path).with_attributes(attributes);
-        let request = self.request(Method::PUT, "file", &query).body(content);
+    /// Hands over the items of an import.
+    pub(crate) async fn import(&self, items: impl Into<Body>) -> anyhow::Result<ImportReply> {
+        let request = self.request(Method::POST, "import", &Query::new()).body(items);
         decode(self.send(request).await?).await
+    }
+
+    /// For each path the inode that a put from a source of this stamp left there, if nothing has
+    /// changed it since; 0 else.
+    pub(crate) async fn unchanged(&self, asked: &[(Vec<u8>, Stamp)]) -> anyhow::Result<Vec<u64>> {
+        let asked = postcard::to_stdvec(asked).context("a list of paths always encodes")?;
+        let request = self.request(Method::POST, "unchanged", &Query::new()).body(asked);
+        let answer = self.send(request).await?.bytes().await.context("the node broke off")?;
+        postcard::from_bytes(&answer).context("the node's answer makes no sense")
     }
 
     /// Makes a directory and those above it.
@@ -149,36 +155,6 @@ impl Client {
     ) -> anyhow::Result<EntryRow> {
         let query = at(path).with_attributes(attributes);
         self.ask(Method::PUT, "directory", &query, NOTHING).await
-    }
-
-    /// Makes a symbolic link.
-    pub(crate) async fn make_symlink(
-        &self,
-        path: &[u8],
-        target: &[u8],
-        attributes: &Attributes,
-    ) -> anyhow::Result<EntryRow> {
-        let query = at(path).with("target", target).with_attributes(attributes);
-        self.ask(Method::PUT, "symlink", &query, NOTHING).await
-    }
-
-    /// Gives `file` the further name `path`.
-    pub(crate) async fn make_hard_link(
-        &self,
-        file: &[u8],
-        path: &[u8],
-    ) -> anyhow::Result<EntryRow> {
-        self.ask(Method::PUT, "name", &at(path).with("file", file), NOTHING).await
-    }
-
-    /// Sets mode, owner and modification time.
-    pub(crate) async fn set_attributes(
-        &self,
-        path: &[u8],
-        attributes: &Attributes,
-    ) -> anyhow::Result<EntryRow> {
-        let query = at(path).with_attributes(attributes);
-        self.ask(Method::PATCH, "attributes", &query, NOTHING).await
     }
 
     /// The link of what `query` names; `live` asks for its volume's.
@@ -201,11 +177,6 @@ impl Client {
             None => query,
         };
         self.ask(Method::POST, "seal", &query, NOTHING).await
-    }
-
-    /// Makes a volume's changes crash-safe on this disk.
-    pub(crate) async fn fsync(&self, path: &[u8]) -> anyhow::Result<()> {
-        self.ask(Method::POST, "fsync", &at(path), NOTHING).await
     }
 
     async fn ask<B: Serialize, T: DeserializeOwned>(

@@ -13,7 +13,7 @@ use anyhow::Context;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, patch, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router, middleware};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -25,7 +25,7 @@ use crate::api::query::Query;
 use crate::api::types::{
     ErrorBody, LinkReply, MountRequest, PeerRow, Status, UnmountRequest, VolumeRequest, VolumeRow,
 };
-use crate::api::{content, keyring, tree};
+use crate::api::{content, import, keyring, tree};
 use crate::daemon::Daemon;
 use crate::exit::{Exit, classify};
 use crate::home::SocketPath;
@@ -114,9 +114,8 @@ fn routes(daemon: Arc<Daemon>) -> Router {
         .route("/v1/stat", get(tree::stat))
         .route("/v1/list", get(tree::list))
         .route("/v1/directory", put(tree::make_directory))
-        .route("/v1/symlink", put(tree::make_symlink))
-        .route("/v1/name", put(tree::make_hard_link))
-        .route("/v1/attributes", patch(tree::set_attributes))
+        .route("/v1/import", post(import::import))
+        .route("/v1/unchanged", post(import::unchanged))
         .route("/v1/link", get(tree::link))
         .route("/v1/copies", get(tree::copies))
         .route("/v1/seal", post(tree::seal))

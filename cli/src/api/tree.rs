@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use axum::Json;
 use axum::extract::State;
-use xorfs_fuse::{FsError, InodeNo, Kind, Owner, SetAttr, Stat, View};
+use xorfs_fuse::{FsError, InodeNo, Kind, Owner, Stat, View};
 
 use crate::api::query::Query;
 use crate::api::server::{ApiError, blocking};
@@ -90,18 +90,6 @@ pub(crate) fn owner(attributes: &Attributes) -> Owner {
     Owner { uid: attributes.uid, gid: attributes.gid }
 }
 
-/// Sets mode, owner and modification time.
-pub(crate) fn apply(view: &View, ino: InodeNo, attributes: &Attributes) -> Result<Stat, FsError> {
-    let change = SetAttr {
-        mode: Some(attributes.mode),
-        uid: Some(attributes.uid),
-        gid: Some(attributes.gid),
-        mtime: Some(attributes.mtime),
-        ..SetAttr::default()
-    };
-    view.set_attr(ino, &change)
-}
-
 pub(crate) async fn stat(
     State(daemon): State<Arc<Daemon>>,
     query: Query,
@@ -143,78 +131,44 @@ pub(crate) async fn make_directory(
     query: Query,
 ) -> Result<Json<EntryRow>, ApiError> {
     let make = move || {
-        let (view, path) = (daemon.view(), query.required("path")?);
-        let attributes = query.attributes()?;
-        let mut done = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
-        let mut held = Held::resolve(view, &path[..done])?;
-        for name in path[done..].split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            done += name.len() + 1;
-            let child = match view.lookup(held.ino(), name) {
-                Ok(stat) if stat.kind == Kind::Directory => Held::new(view, stat),
-                Ok(stat) => {
-                    drop(Held::new(view, stat));
-                    let text = format!("{} exists and is no directory", shown(&path[..done]));
-                    return Err(Failure::refused(text).into());
+        let (path, attributes) = (query.required("path")?, query.attributes()?);
+        let made = make_path(daemon.view(), path, attributes.mode, owner(&attributes))?;
+        Ok(EntryRow::new(&made.stat))
+    };
+    Ok(Json(blocking(make).await?))
+}
+
+/// Makes a directory and those above it, unless they are there.
+pub(crate) fn make_path<'v>(
+    view: &'v View,
+    path: &[u8],
+    mode: u32,
+    owner: Owner,
+) -> anyhow::Result<Held<'v>> {
+    let mut done = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
+    let mut held = Held::resolve(view, &path[..done])?;
+    for name in path[done..].split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        done += name.len() + 1;
+        let child = match view.lookup(held.ino(), name) {
+            Ok(stat) if stat.kind == Kind::Directory => Held::new(view, stat),
+            Ok(stat) => {
+                drop(Held::new(view, stat));
+                let text = format!("{} exists and is no directory", shown(&path[..done]));
+                return Err(Failure::refused(text).into());
+            }
+            Err(FsError::NotFound) => {
+                let made = view.make_node(held.ino(), name, Kind::Directory, mode, owner);
+                match made {
+                    // Another request was quicker.
+                    Err(FsError::Exists) => Held::new(view, view.lookup(held.ino(), name)?),
+                    made => Held::new(view, made.with_context(|| shown(&path[..done]))?),
                 }
-                Err(FsError::NotFound) => {
-                    let (kind, owner) = (Kind::Directory, owner(&attributes));
-                    let made = view.make_node(held.ino(), name, kind, attributes.mode, owner);
-                    Held::new(view, made.with_context(|| shown(&path[..done]))?)
-                }
-                Err(error) => return Err(error).with_context(|| shown(&path[..done])),
-            };
-            held = child;
-        }
-        Ok(EntryRow::new(&held.stat))
-    };
-    Ok(Json(blocking(make).await?))
-}
-
-/// Makes a symbolic link, in place of whatever is there but a directory.
-pub(crate) async fn make_symlink(
-    State(daemon): State<Arc<Daemon>>,
-    query: Query,
-) -> Result<Json<EntryRow>, ApiError> {
-    let make = move || {
-        let (view, path) = (daemon.view(), query.required("path")?);
-        let (attributes, target) = (query.attributes()?, query.required("target")?);
-        let (parent, name) = parent_of(view, path)?;
-        clear_way(view, parent.ino(), name).with_context(|| shown(path))?;
-        let made = view.make_symlink(parent.ino(), name, target, owner(&attributes));
-        let held = Held::new(view, made.with_context(|| shown(path))?);
-        let change = SetAttr { mtime: Some(attributes.mtime), ..SetAttr::default() };
-        Ok(EntryRow::new(&view.set_attr(held.ino(), &change)?))
-    };
-    Ok(Json(blocking(make).await?))
-}
-
-/// Gives a file a further name, in place of whatever is there but a directory.
-pub(crate) async fn make_hard_link(
-    State(daemon): State<Arc<Daemon>>,
-    query: Query,
-) -> Result<Json<EntryRow>, ApiError> {
-    let make = move || {
-        let (view, path) = (daemon.view(), query.required("path")?);
-        let file = Held::resolve(view, query.required("file")?)?;
-        let (parent, name) = parent_of(view, path)?;
-        clear_way(view, parent.ino(), name).with_context(|| shown(path))?;
-        let made = view.link(file.ino(), parent.ino(), name).with_context(|| shown(path))?;
-        Ok(EntryRow::new(&Held::new(view, made).stat))
-    };
-    Ok(Json(blocking(make).await?))
-}
-
-pub(crate) async fn set_attributes(
-    State(daemon): State<Arc<Daemon>>,
-    query: Query,
-) -> Result<Json<EntryRow>, ApiError> {
-    let set = move || {
-        let (view, path) = (daemon.view(), query.required("path")?);
-        let held = Held::resolve(view, path)?;
-        let stat = apply(view, held.ino(), &query.attributes()?).with_context(|| shown(path))?;
-        Ok(EntryRow::new(&stat))
-    };
-    Ok(Json(blocking(set).await?))
+            }
+            Err(error) => return Err(error).with_context(|| shown(&path[..done])),
+        };
+        held = child;
+    }
+    Ok(held)
 }
 
 /// The link of a path; `live` asks for that of its whole volume.
@@ -289,21 +243,6 @@ pub(crate) async fn fsync(
     };
     blocking(sync).await?;
     Ok(Json(()))
-}
-
-/// Whether a name may be replaced by something that is no directory; removes what is there.
-fn clear_way(view: &View, parent: InodeNo, name: &[u8]) -> anyhow::Result<()> {
-    match view.lookup(parent, name) {
-        Ok(stat) => {
-            let held = Held::new(view, stat);
-            if held.stat.kind == Kind::Directory {
-                return Err(Failure::refused("a directory is in the way").into());
-            }
-            Ok(view.unlink(parent, name)?)
-        }
-        Err(FsError::NotFound) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn row_of(view: &View, stat: &Stat) -> anyhow::Result<EntryRow> {

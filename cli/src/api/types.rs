@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use xorfs_fuse::{Kind, Stat};
-use xorfs_store::Timestamp;
+use xorfs_fuse::{Import, ImportBody, Kind, Stat};
+use xorfs_store::{Timestamp, XattrMap};
 
 use crate::exit::Exit;
 use crate::passphrase::Typed;
@@ -173,6 +173,15 @@ pub(crate) struct Attributes {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mtime: Timestamp,
+}
+
+impl Attributes {
+    /// As an import of what is not said here.
+    pub(crate) fn without_content(self) -> Import {
+        let Self { mode, uid, gid, mtime } = self;
+        let (xattrs, body) = (XattrMap::new(), ImportBody::Directory);
+        Import { mode, uid, gid, mtime, atime: mtime, xattrs, body }
+    }
 }
 
 /// A link.

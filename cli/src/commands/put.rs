@@ -4,12 +4,18 @@
 //! caller. What cannot be read, or changes while it is read, is named and left out, the rest goes
 //! on, and the exit code tells. Standard output has the links, one a path, and nothing else.
 
+mod content;
+mod ending;
+mod meta;
+mod reader;
 mod source;
 mod upload;
+mod walk;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -35,6 +41,12 @@ const PEERS_WAIT: Duration = Duration::from_secs(3);
 struct Stored {
     path: Name,
     link: String,
+    /// Files that were sent.
+    files: u64,
+    /// Files that are as they were put last, and were not read.
+    unchanged: u64,
+    /// Bytes of the files that were sent.
+    bytes: u64,
 }
 
 pub(crate) async fn run(home: &Home, args: PutArgs, out: Output) -> anyhow::Result<Exit> {
@@ -55,21 +67,14 @@ pub(crate) async fn run(home: &Home, args: PutArgs, out: Output) -> anyhow::Resu
         client.make_directory(&into, &attributes).await?;
         let mounts = client.status().await?.mounts;
         let mounts: Vec<PathBuf> = mounts.iter().map(|dir| dir.as_os_str().into()).collect();
-        sources.iter().for_each(|source| progress.add_total(source.bytes(&mounts)));
-        let mut stored = Vec::new();
-        for source in &sources {
-            let dest = [into.as_slice(), b"/", source.name.as_bytes()].concat();
-            let upload = Upload::new(client, &progress, &mounts);
-            match upload.source(source, &dest).await {
-                Ok(()) => stored.push((source.path.as_path(), dest)),
-                Err(error) => failures.note(&progress, &error),
-            }
-            for problem in upload.into_problems() {
-                failures.note(&progress, &problem);
-            }
-        }
+        let shown = Arc::clone(&progress);
+        let upload = Upload::new(client.clone(), sources, into, shown, mounts);
+        let problems = upload.run().await?;
         progress.finish();
-        finish(client, &args, &stored, out).await
+        for problem in problems {
+            failures.note(&progress, &problem);
+        }
+        finish(client, &args, &upload, out).await
     })
     .await?;
     Ok(failures.exit())
@@ -97,25 +102,33 @@ fn check_place(args: &PutArgs) -> Result<(), Failure> {
 async fn finish(
     client: &Client,
     args: &PutArgs,
-    stored: &[(&Path, Vec<u8>)],
+    upload: &Upload,
     out: Output,
 ) -> anyhow::Result<()> {
-    if stored.is_empty() {
+    if upload.stored().next().is_none() {
         return Ok(());
     }
-    // A link names sealed content, so making one seals; staging comes first because it is fast.
-    client.fsync(args.volume.as_bytes()).await?;
+    // A link names sealed content, so making one seals, and what is sealed is staged.
     client.seal(Some(&args.volume)).await?;
-    let mut links = Vec::new();
-    for (path, dest) in stored {
-        let link = client.link(at(dest), false).await?;
+    let mut stored = Vec::new();
+    for (source, dest, count) in upload.stored() {
+        let link = client.link(at(&dest), false).await?;
         if !out.is_json() {
             out.line(&link)?;
         }
-        links.push(Stored { path: Name::from(*path), link });
+        let of = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+        stored.push(Stored {
+            path: Name::from(source.path.as_path()),
+            link,
+            files: of(&count.files),
+            unchanged: of(&count.unchanged),
+            bytes: of(&count.bytes),
+        });
     }
     if out.is_json() {
-        out.value(&links, |_| String::new())?;
+        out.value(&stored, |_| String::new())?;
+    } else {
+        say_unchanged(&stored);
     }
     let level = match args.wait {
         Some(level) => level,
@@ -125,6 +138,14 @@ async fn finish(
         replicated(client, &Scope::All, None).await?;
     }
     Ok(())
+}
+
+fn say_unchanged(stored: &[Stored]) {
+    let unchanged: u64 = stored.iter().map(|path| path.unchanged).sum();
+    let files: u64 = stored.iter().map(|path| path.files).sum();
+    if unchanged > 0 {
+        eprintln!("{unchanged} of {} files were unchanged", files + unchanged);
+    }
 }
 
 /// As safe as this node can make it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use xorfs_store::{Attr, Change, Entry, FileEdit, NameOf, Timestamp};
+use xorfs_store::{Attr, Change, Entry, FileEdit, NameOf, Timestamp, Xattrs};
 
 use crate::view::inode::{Body, Directory, HeldXattrs, Inode};
 use crate::view::overlay::State;
@@ -129,6 +129,10 @@ impl State {
         let bytes = match action {
             Action::Write { bytes, .. } => bytes.len() as u64,
             Action::SetXattr { value: Some(value), .. } => value.len() as u64,
+            Action::Create { entry, .. } => match &entry.xattrs {
+                Xattrs::Inline(map) => map.values().map(|value| value.len() as u64).sum(),
+                Xattrs::Sealed(_) => 0,
+            },
             _ => 0,
         };
         self.dirty_bytes += bytes + CHANGE_BYTES;

@@ -90,16 +90,34 @@ impl Volume {
         for part in bytes.chunks(WRITE_BYTES_MAX) {
             self.wait_for_room(part.len() as u64)?;
             let bytes = Bytes::from_owner(Zeroizing::new(part.to_vec()));
-            let time = self.now();
-            self.run(|state| {
-                check_file(&state.inode(ino)?.body)?;
-                state.require_names(ino)?;
-                state.commit(Action::Write { ino, offset, bytes: bytes.clone(), time });
-                Ok(())
-            })?;
+            self.commit_write(ino, offset, &bytes)?;
             offset += part.len() as u64;
         }
         Ok(())
+    }
+
+    /// Writes bytes that are at most one change long and wiped by whoever drops them last.
+    pub(super) fn write_owned(&self, ino: u64, offset: u64, bytes: Bytes) -> Result<(), FsError> {
+        if bytes.len() > WRITE_BYTES_MAX {
+            return self.write(ino, offset, &bytes);
+        }
+        self.check_writable()?;
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > FILE_BYTES_MAX) {
+            return Err(FsError::TooLarge);
+        }
+        self.wait_for_room(bytes.len() as u64)?;
+        self.commit_write(ino, offset, &bytes)
+    }
+
+    fn commit_write(&self, ino: u64, offset: u64, bytes: &Bytes) -> Result<(), FsError> {
+        let time = self.now();
+        self.run(|state| {
+            check_file(&state.inode(ino)?.body)?;
+            state.require_names(ino)?;
+            state.commit(Action::Write { ino, offset, bytes: bytes.clone(), time });
+            Ok(())
+        })
     }
 
     /// Makes every change so far crash-safe. Callers that come while another is at it wait and

@@ -102,18 +102,8 @@ impl Volume {
         check_name(name)?;
         let time = self.now();
         self.run(|state| {
-            let inode = state.inode(ino)?;
-            if inode.is_directory() {
-                return Err(FsError::NotPermitted.into());
-            }
-            if inode.is_orphan() {
-                return Err(FsError::NotFound.into());
-            }
-            if inode.attr.nlink >= LINKS_MAX {
-                return Err(FsError::TooManyLinks.into());
-            }
+            state.require_linkable(ino)?;
             state.require_free(parent, name)?;
-            state.require_names(ino)?;
             state.commit(Action::Link { ino, parent, name: name.to_vec(), time });
             Ok(self.refer(state, ino)?)
         })
@@ -272,9 +262,24 @@ impl Volume {
 
 impl State {
     /// Makes sure that a directory is there to take names.
-    fn require_live(&self, ino: u64) -> Result<(), FsError> {
+    pub(super) fn require_live(&self, ino: u64) -> Result<(), FsError> {
         self.directory(ino)?;
         if self.inode(ino)?.is_orphan() { Err(FsError::NotFound) } else { Ok(()) }
+    }
+
+    /// Makes sure that an inode may get one name more.
+    pub(super) fn require_linkable(&self, ino: u64) -> Result<(), Stop> {
+        let inode = self.inode(ino)?;
+        if inode.is_directory() {
+            return Err(FsError::NotPermitted.into());
+        }
+        if inode.is_orphan() {
+            return Err(FsError::NotFound.into());
+        }
+        if inode.attr.nlink >= LINKS_MAX {
+            return Err(FsError::TooManyLinks.into());
+        }
+        self.require_names(ino)
     }
 
     fn require_free(&self, parent: u64, name: &[u8]) -> Result<(), Stop> {

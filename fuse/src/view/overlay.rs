@@ -33,8 +33,15 @@ pub(super) enum Miss {
 /// Why an operation did not complete.
 #[derive(Debug)]
 pub(super) enum Stop {
-    Miss(Miss),
+    /// Boxed, because it is rare and far larger than what operations return.
+    Miss(Box<Miss>),
     Fail(FsError),
+}
+
+impl Stop {
+    fn miss(miss: Miss) -> Self {
+        Self::Miss(Box::new(miss))
+    }
 }
 
 impl From<FsError> for Stop {
@@ -130,7 +137,7 @@ impl State {
         }
         directory.find(name).ok_or_else(|| {
             let (base, name) = (directory.base.clone(), name.to_vec());
-            Stop::Miss(Miss::Name { directory: parent, base, name })
+            Stop::miss(Miss::Name { directory: parent, base, name })
         })
     }
 
@@ -151,7 +158,7 @@ impl State {
         if inode.names_complete {
             return Ok(());
         }
-        Err(Stop::Miss(Miss::Names { ino, index: self.index.clone() }))
+        Err(Stop::miss(Miss::Names { ino, index: self.index.clone() }))
     }
 
     /// Makes sure that the extended attributes are in memory.
@@ -159,7 +166,7 @@ impl State {
         match &self.inode(ino)?.xattrs {
             HeldXattrs::Open { .. } => Ok(()),
             HeldXattrs::Sealed(sealed) => {
-                Err(Stop::Miss(Miss::Xattrs { ino, sealed: sealed.clone() }))
+                Err(Stop::miss(Miss::Xattrs { ino, sealed: sealed.clone() }))
             }
         }
     }

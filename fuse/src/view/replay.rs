@@ -142,7 +142,8 @@ impl State {
         })
     }
 
-    fn path_in(&self, parent: u64, name: &[u8]) -> Option<TreePath> {
+    /// The path of a name in a directory.
+    pub(super) fn path_in(&self, parent: u64, name: &[u8]) -> Option<TreePath> {
         let mut path = self.path_of(parent)?;
         if !path.is_empty() {
             path.push(b'/');

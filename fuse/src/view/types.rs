@@ -1,6 +1,7 @@
 //! The vocabulary of the view: what callers name and what they are told. Plain values only.
 
-use xorfs_store::{Head, Timestamp, VolumeId};
+use bytes::Bytes;
+use xorfs_store::{Head, Timestamp, VolumeId, XattrMap};
 
 /// An inode of the mount: the volume's slot in the upper 16 bits, the inode number inside the
 /// volume in the lower 48. Never reused while the view lives.
@@ -101,6 +102,49 @@ pub struct SetAttr {
     pub atime: Option<Timestamp>,
     /// Last change of the content.
     pub mtime: Option<Timestamp>,
+}
+
+/// Something from outside, complete with its attributes.
+#[derive(Debug, Clone)]
+pub struct Import {
+    /// Permission, set-id and sticky bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last change of the content.
+    pub mtime: Timestamp,
+    /// Last access.
+    pub atime: Timestamp,
+    /// Extended attributes.
+    pub xattrs: XattrMap,
+    /// What it is.
+    pub body: ImportBody,
+}
+
+/// What is imported, and its content.
+#[derive(Debug, Clone)]
+pub enum ImportBody {
+    /// A file: its size, and runs of bytes by offset, in order; between them are holes.
+    File {
+        /// Bytes, holes included.
+        size: u64,
+        /// Offset and bytes of each run.
+        parts: Vec<(u64, Bytes)>,
+    },
+    /// A directory; only to be dressed.
+    Directory,
+    /// A symbolic link and its target.
+    Symlink(Vec<u8>),
+    /// A named pipe.
+    Fifo,
+    /// A Unix socket's name.
+    Socket,
+    /// A character device by number.
+    CharDevice(u64),
+    /// A block device by number.
+    BlockDevice(u64),
 }
 
 /// What `rename` does about a name that is taken.

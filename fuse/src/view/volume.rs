@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 
 use xorfs_store::{
     Access, Attr, BlockStore, Change, Content, Head, Inventory, Journal, Ledger, Link, LinkNode,
-    NameOf, ReadKey, Reader, Timestamp, TreeLink, VolumeId, VolumeSecret, stored_head, take_base,
+    NameOf, ReadKey, Reader, Sources, Timestamp, TreeLink, VolumeId, VolumeSecret, stored_head,
+    take_base,
 };
 
 use crate::config::ViewConfig;
 use crate::error::FsError;
 use crate::view::inode::{HeldXattrs, Inode, ROOT};
 use crate::view::overlay::{Miss, State, Stop};
+use crate::view::sources::SourceLog;
 use crate::view::types::VolumeStatus;
 use crate::writeback::{Budget, Pacer, Retry};
 
@@ -71,6 +73,8 @@ pub(super) struct Volume {
     pub(super) retry: Mutex<Retry>,
     /// When a live link's head was last asked for.
     pub(super) asked: Mutex<Option<Instant>>,
+    /// What its files were put from, where it is ours.
+    pub(super) sources: Option<SourceLog>,
 }
 
 impl Volume {
@@ -127,7 +131,15 @@ impl Volume {
     }
 
     fn new(around: Arc<Surroundings>, name: String, capability: Capability, state: State) -> Self {
+        let sources = match &capability {
+            Capability::Write { secret, .. } => {
+                let (ledger, key) = (Arc::clone(&around.ledger), secret.staging_key());
+                Some(SourceLog::new(Sources::new(ledger, secret.id(), &key)))
+            }
+            Capability::Read { .. } | Capability::Tree => None,
+        };
         Self {
+            sources,
             slot: 0,
             name,
             is_link: false,
@@ -199,7 +211,7 @@ impl Volume {
                     outcome = Err(error);
                     break;
                 }
-                Err(Stop::Miss(miss)) => self.fetch(miss),
+                Err(Stop::Miss(miss)) => self.fetch(*miss),
             };
             match fetched {
                 Ok(inodes) => loaded.extend(inodes),

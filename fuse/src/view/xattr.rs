@@ -1,7 +1,8 @@
 //! Extended attributes: the stored ones, and the virtual ones that tell what xorfs knows.
 //!
 //! Virtual ones are read by name and not listed, so that copying a file's attributes does not
-//! freeze what is only true of the original.
+//! freeze what is only true of the original. Nor are attributes outside `user.`, which `import`
+//! keeps for `get`: nobody would obey them here.
 
 use xorfs_store::{XATTR_BYTES_MAX, XattrMap};
 
@@ -25,7 +26,7 @@ const STORED_PREFIX: &[u8] = b"user.";
 pub(super) const VIRTUAL_PREFIX: &[u8] = b"user.xorfs.";
 
 /// Bytes that encoding adds to a name and a value, at most.
-const ENTRY_OVERHEAD: usize = 8;
+pub(super) const ENTRY_OVERHEAD: usize = 8;
 
 impl Volume {
     /// A stored attribute.
@@ -43,7 +44,8 @@ impl Volume {
     pub(super) fn xattr_names(&self, ino: u64) -> Result<Vec<Vec<u8>>, FsError> {
         self.run(|state| {
             state.require_xattrs(ino)?;
-            Ok(open_map(state, ino)?.keys().cloned().collect())
+            let names = open_map(state, ino)?.keys();
+            Ok(names.filter(|name| name.starts_with(STORED_PREFIX)).cloned().collect())
         })
     }
 
@@ -96,6 +98,10 @@ fn check(name: &[u8], value: Option<&[u8]>) -> Result<(), FsError> {
     if name.len() == STORED_PREFIX.len() {
         return Err(FsError::Invalid("an attribute without a name"));
     }
+    check_lengths(name, value)
+}
+
+pub(super) fn check_lengths(name: &[u8], value: Option<&[u8]>) -> Result<(), FsError> {
     if name.len() > NAME_BYTES_MAX {
         return Err(FsError::NameTooLong);
     }

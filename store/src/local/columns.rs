@@ -6,7 +6,7 @@
 //! | `index` | block id, 32 | [`Row`], 15 | no |
 //! | `owed` | block id, 32 | empty | no |
 //! | `cached` | order, 8 big-endian; block id, 32 | empty | no |
-//! | `heads`, `bases`, `journal`, `peers` | as the caller gives | as the caller gives | yes |
+//! | `heads`, `bases`, `journal`, `peers`, `sources` | as the caller gives | as the caller gives | yes |
 //!
 //! `owed` and `cached` repeat what `index` says, so that both can be walked without the rest.
 //! Rows have no version of their own: the store's format version covers them.
@@ -53,10 +53,11 @@ pub(super) enum Column {
     Bases,
     Journal,
     Peers,
+    Sources,
 }
 
 impl Column {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Blocks,
         Self::Index,
         Self::Owed,
@@ -65,6 +66,7 @@ impl Column {
         Self::Bases,
         Self::Journal,
         Self::Peers,
+        Self::Sources,
     ];
 
     /// The families written without the log. Their rows are written in one batch and must be
@@ -81,6 +83,7 @@ impl Column {
             Self::Bases => "bases",
             Self::Journal => "journal",
             Self::Peers => "peers",
+            Self::Sources => "sources",
         }
     }
 }
@@ -92,6 +95,7 @@ impl From<Table> for Column {
             Table::Bases => Self::Bases,
             Table::Journal => Self::Journal,
             Table::Peers => Self::Peers,
+            Table::Sources => Self::Sources,
         }
     }
 }
@@ -185,7 +189,7 @@ pub(super) fn descriptors(config: &LocalConfig) -> Vec<ColumnFamilyDescriptor> {
         Column::Index | Column::Owed | Column::Cached => {
             table_options(&cache, ROW_BUFFER_BYTES.min(memory_bytes / 8))
         }
-        Column::Heads | Column::Bases | Column::Journal | Column::Peers => {
+        Column::Heads | Column::Bases | Column::Journal | Column::Peers | Column::Sources => {
             table_options(&cache, LEDGER_BUFFER_BYTES.min(memory_bytes / 8))
         }
     };

@@ -6,11 +6,9 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use walkdir::{DirEntry, WalkDir};
 use xorfs_store::Timestamp;
 
 use crate::api::types::Attributes;
@@ -56,17 +54,6 @@ impl Source {
         Ok(Self { path: path.to_owned(), name, metadata, full })
     }
 
-    /// Bytes of all files outside `mounts`, as far as they could be counted.
-    pub(crate) fn bytes(&self, mounts: &[PathBuf]) -> u64 {
-        if !self.metadata.is_dir() {
-            return self.metadata.len();
-        }
-        let outside = |entry: &DirEntry| !self.is_mount(entry.path(), mounts);
-        let entries = WalkDir::new(&self.path).into_iter().filter_entry(outside);
-        let files = entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_file());
-        files.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
-    }
-
     /// Whether `path`, below this source, is one of `mounts`.
     pub(crate) fn is_mount(&self, path: &Path, mounts: &[PathBuf]) -> bool {
         let Ok(below) = path.strip_prefix(&self.path) else { return false };
@@ -82,16 +69,6 @@ impl Source {
     }
 }
 
-/// What a file or directory is stored with: its mode and time; its owner where root puts it,
-/// else whoever puts it.
-pub(crate) fn attributes_of(metadata: &Metadata) -> Attributes {
-    let own = own_attributes();
-    let (uid, gid) =
-        if own.uid == 0 { (metadata.uid(), metadata.gid()) } else { (own.uid, own.gid) };
-    let mtime = Timestamp { seconds: metadata.mtime(), nanos: nanos(metadata) };
-    Attributes { mode: metadata.mode() & 0o7777, uid, gid, mtime }
-}
-
 /// The caller, now.
 pub(crate) fn own_attributes() -> Attributes {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -102,8 +79,4 @@ pub(crate) fn own_attributes() -> Attributes {
         gid: rustix::process::getegid().as_raw(),
         mtime: Timestamp { seconds: now.as_secs() as i64, nanos: now.subsec_nanos() },
     }
-}
-
-fn nanos(metadata: &Metadata) -> u32 {
-    u32::try_from(metadata.mtime_nsec()).unwrap_or(0)
 }

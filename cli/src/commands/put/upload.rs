@@ -1,317 +1,244 @@
-//! Copying one source into the view.
+//! Copying sources into the view: one thread walks, several read and send.
 //!
-//! Directories are made before what is in them and get their mode and time after it. Several
-//! files are in flight, each as one stream; a large one is read on a thread of its own, so that
-//! reading, sending and writing overlap. Further names of a file that was already sent become
-//! hard links. A file counts only if it was the same before and after it was read.
+//! Each reader takes a chunk of entries, asks which of them are unchanged since they were put
+//! last, and sends the others, many small files in one request and each large one in a request of
+//! its own. Directories get their attributes when everything is in them, and further names of a
+//! file become hard links then. Memory: for each reader one batch and the parts of one large file
+//! in flight (about 16 MiB together), what `walk` holds, and what is kept until the end: the path
+//! of each directory, and each file with several names.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
-use axum::body::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::{self, FuturesUnordered};
-use tokio::sync::mpsc;
-use walkdir::WalkDir;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::api::client::Client;
-use crate::api::types::Attributes;
-use crate::commands::put::source::{Source, attributes_of};
+use crate::api::wire::{ImportReply, Stamp};
+use crate::commands::put::ending::finish;
+use crate::commands::put::meta::Putter;
+use crate::commands::put::reader::Reader;
+use crate::commands::put::source::Source;
+use crate::commands::put::walk::{CHUNKS_AHEAD, Chunk, Walk};
 use crate::exit::Failure;
 use crate::progress::Progress;
 
-/// Bytes read from a file at once.
-const PART_BYTES: usize = 1 << 20;
-
-/// Parts that wait to be sent.
-const QUEUE_PARTS: usize = 4;
-
-/// Files up to this many bytes are read whole and sent as one.
-const SMALL_FILE_BYTES: u64 = 512 << 10;
-
-/// Files in flight: hides the round trip of a request over the socket.
-const FILES_IN_FLIGHT: usize = 6;
-
-/// Problems after which a put gives up: a full store would name every file of a large tree.
+/// Problems after which a put gives up: a tree of unreadable files would name every one.
 const PROBLEMS_MAX: usize = 100;
 
-/// The upload of one source.
-pub(crate) struct Upload<'a> {
-    client: &'a Client,
-    progress: &'a Arc<Progress>,
+/// Threads that read: enough to hide the disk, the socket and each other.
+const READERS: usize = 3;
+
+/// A directory or another name of a file, where it goes, and which source it belongs to.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) source: usize,
+    pub(super) path: PathBuf,
+    pub(super) dest: Vec<u8>,
+}
+
+/// A file with several names.
+#[derive(Debug)]
+pub(super) struct Linked {
+    /// The name that it is sent under.
+    pub(super) first: Vec<u8>,
+    /// The others so far.
+    pub(super) names: Vec<Place>,
+    pub(super) stamp: Option<Stamp>,
+    /// Whether it was left out under its first name.
+    pub(super) failed: bool,
+}
+
+/// What has been done of one source.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    /// Files that were sent, further names included.
+    pub(crate) files: AtomicU64,
+    /// Files that were as they were put last, and neither read nor sent.
+    pub(crate) unchanged: AtomicU64,
+    /// Bytes of the files that were sent.
+    pub(crate) bytes: AtomicU64,
+    failed: AtomicBool,
+}
+
+/// A running upload; shared by its threads.
+pub(crate) struct Upload {
+    pub(super) client: Client,
+    pub(super) runtime: Handle,
+    pub(super) sources: Vec<Source>,
+    /// The directory of the view that everything goes into.
+    pub(super) into: Vec<u8>,
+    pub(super) progress: Arc<Progress>,
     /// Where the node itself is mounted.
-    mounts: &'a [PathBuf],
-    problems: RefCell<Vec<anyhow::Error>>,
+    pub(super) mounts: Vec<PathBuf>,
+    pub(super) putter: Putter,
+    pub(super) counts: Vec<Count>,
+    stopped: AtomicBool,
+    problems: Mutex<Vec<anyhow::Error>>,
+    folders: Mutex<Vec<Place>>,
+    linked: Mutex<HashMap<(u64, u64), Linked>>,
+    /// Whether somebody was told of extended attributes that were left out.
+    told_xattrs: AtomicBool,
 }
 
-/// The walk of a directory: what must wait for its end.
-#[derive(Default)]
-struct Walk {
-    /// Directories in the order they were made, with what they will look like.
-    folders: Vec<(Vec<u8>, Attributes)>,
-    /// The first name of every file that has several.
-    first_names: HashMap<(u64, u64), Vec<u8>>,
-    /// First and further name.
-    hard_links: Vec<(Vec<u8>, Vec<u8>)>,
+/// Ends the threads when whoever waits for them goes away.
+struct StopOnDrop(Arc<Upload>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stopped.store(true, Ordering::Release);
+    }
 }
 
-impl<'a> Upload<'a> {
-    /// An upload through `client`, whose node is mounted at `mounts`.
+impl Upload {
     pub(crate) fn new(
-        client: &'a Client,
-        progress: &'a Arc<Progress>,
-        mounts: &'a [PathBuf],
-    ) -> Self {
-        Self { client, progress, mounts, problems: RefCell::default() }
+        client: Client,
+        sources: Vec<Source>,
+        into: Vec<u8>,
+        progress: Arc<Progress>,
+        mounts: Vec<PathBuf>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            client,
+            runtime: Handle::current(),
+            counts: sources.iter().map(|_| Count::default()).collect(),
+            sources,
+            into,
+            progress,
+            mounts,
+            putter: Putter::current(),
+            stopped: AtomicBool::new(false),
+            problems: Mutex::default(),
+            folders: Mutex::default(),
+            linked: Mutex::default(),
+            told_xattrs: AtomicBool::new(false),
+        })
     }
 
-    /// Copies a source to `dest`.
-    ///
-    /// # Errors
-    /// When the source itself could not be copied; what is left out below it is a problem.
-    pub(crate) async fn source(&self, source: &Source, dest: &[u8]) -> anyhow::Result<()> {
-        if source.holds(dest, self.mounts) {
-            let text = format!("{} cannot be put into itself", source.path.display());
-            return Err(Failure::refused(text).into());
+    /// Copies everything. Returns what went wrong; the rest was copied.
+    pub(crate) async fn run(self: &Arc<Self>) -> anyhow::Result<Vec<anyhow::Error>> {
+        let _stop = StopOnDrop(Arc::clone(self));
+        let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let mut threads = vec![self.spawn("put-walk", move |upload| {
+            Walk::new(upload, sender).run();
+        })?];
+        for _ in 0..READERS {
+            let receiver = Arc::clone(&receiver);
+            threads.push(self.spawn("put-read", move |upload| read_all(upload, &receiver))?);
         }
-        if source.metadata.is_dir() {
-            return self.tree(source, dest).await;
+        drop(receiver);
+        for thread in threads {
+            thread.await.context("a thread of the put panicked")?;
         }
-        if !source.metadata.is_file() {
-            return Err(unsupported(&source.path).into());
+        if !self.is_stopped() {
+            self.spawn("put-end", finish)?.await.context("a thread of the put panicked")?;
         }
-        self.file(&source.path, dest).await
+        Ok(std::mem::take(&mut *lock(&self.problems)))
     }
 
-    /// What was left out.
-    pub(crate) fn into_problems(self) -> Vec<anyhow::Error> {
-        self.problems.into_inner()
+    /// The sources that were copied, and where they are now.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&Source, Vec<u8>, &Count)> {
+        let all = self.sources.iter().zip(&self.counts);
+        let done = all.filter(|(_, count)| !count.failed.load(Ordering::Acquire));
+        done.map(|(source, count)| (source, self.dest(source), count))
     }
 
-    async fn tree(&self, source: &Source, dest: &[u8]) -> anyhow::Result<()> {
-        let mut files = FuturesUnordered::new();
-        let mut walk = Walk::default();
-        self.folder(&source.metadata, dest, &mut walk)
-            .await
-            .with_context(|| source.path.display().to_string())?;
-        let mut entries = WalkDir::new(&source.path).min_depth(1).sort_by_file_name().into_iter();
-        while let Some(entry) = entries.next() {
-            if self.problems.borrow().len() >= PROBLEMS_MAX {
-                return Err(Failure::failed("too many problems: gave up").into());
-            }
-            let (entry, metadata) = match entry.and_then(|entry| Ok((entry.metadata()?, entry))) {
-                Ok((metadata, entry)) => (entry, metadata),
-                Err(error) => {
-                    self.problem(walk_problem(error, &source.path));
-                    continue;
-                }
-            };
-            let path = entry.path();
-            let below = path.strip_prefix(&source.path).context("a walk stays below its start")?;
-            let dest = [dest, b"/", below.as_os_str().as_bytes()].concat();
-            if metadata.is_dir() && source.is_mount(path, self.mounts) {
-                let text = format!("{} is a mount of this node and was left out", path.display());
-                self.problem(Failure::refused(text).into());
-                entries.skip_current_dir();
-            } else if metadata.is_dir() {
-                if let Err(error) = self.folder(&metadata, &dest, &mut walk).await {
-                    self.problem(error.context(path.display().to_string()));
-                    entries.skip_current_dir();
-                }
-            } else if metadata.is_symlink() {
-                if let Err(error) = self.symlink(path, &dest, &metadata).await {
-                    self.problem(error);
-                }
-            } else if !metadata.is_file() {
-                self.problem(unsupported(path).into());
-            } else if let Some(dest) = walk.first_name(&metadata, dest) {
-                let path = path.to_owned();
-                files.push(async move { self.file(&path, &dest).await });
-            }
-            while files.len() >= FILES_IN_FLIGHT {
-                self.note(files.next().await);
-            }
-        }
-        while let Some(done) = files.next().await {
-            self.note(Some(done));
-        }
-        self.finish(walk).await
+    /// Where a source goes.
+    pub(super) fn dest(&self, source: &Source) -> Vec<u8> {
+        use std::os::unix::ffi::OsStrExt;
+        [self.into.as_slice(), b"/", source.name.as_bytes()].concat()
     }
 
-    /// What can only be done when everything is there.
-    async fn finish(&self, walk: Walk) -> anyhow::Result<()> {
-        for (first, further) in walk.hard_links {
-            if let Err(error) = self.client.make_hard_link(&first, &further).await {
-                self.problem(error);
-            }
-        }
-        for (dest, attributes) in walk.folders.iter().rev() {
-            self.client.set_attributes(dest, attributes).await?;
-        }
-        Ok(())
+    /// Hands items over, from a thread that may block.
+    pub(super) fn send(&self, items: impl Into<reqwest::Body>) -> anyhow::Result<ImportReply> {
+        self.runtime.block_on(self.client.import(items))
     }
 
-    async fn folder(
-        &self,
-        metadata: &Metadata,
-        dest: &[u8],
-        walk: &mut Walk,
-    ) -> anyhow::Result<()> {
-        let attributes = attributes_of(metadata);
-        self.client.make_directory(dest, &attributes).await?;
-        walk.folders.push((dest.to_vec(), attributes));
-        Ok(())
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
     }
 
-    async fn symlink(&self, path: &Path, dest: &[u8], metadata: &Metadata) -> anyhow::Result<()> {
-        let target = fs::read_link(path).map_err(|error| vanished_or(error, path))?;
-        let (target, attributes) = (target.as_os_str().as_bytes(), attributes_of(metadata));
-        self.client
-            .make_symlink(dest, target, &attributes)
-            .await
-            .with_context(|| path.display().to_string())?;
-        Ok(())
-    }
-
-    async fn file(&self, path: &Path, dest: &[u8]) -> anyhow::Result<()> {
-        let mut file = File::open(path).map_err(|error| vanished_or(error, path))?;
-        let before = file.metadata().with_context(|| path.display().to_string())?;
-        if before.len() > SMALL_FILE_BYTES {
-            return self.large_file(file, before, path, dest).await;
-        }
-        let mut content = Vec::with_capacity(before.len() as usize);
-        file.by_ref()
-            .take(before.len())
-            .read_to_end(&mut content)
-            .with_context(|| path.display().to_string())?;
-        check_unchanged(&file, &before, content.len() as u64, path)?;
-        let sent = self.client.write(dest, &attributes_of(&before), content).await;
-        sent.with_context(|| path.display().to_string())?;
-        self.progress.add(before.len());
-        Ok(())
-    }
-
-    async fn large_file(
-        &self,
-        file: File,
-        before: Metadata,
-        path: &Path,
-        dest: &[u8],
-    ) -> anyhow::Result<()> {
-        let (sender, mut receiver) = mpsc::channel(QUEUE_PARTS);
-        let attributes = attributes_of(&before);
-        let reader = {
-            let (path, progress) = (path.to_owned(), Arc::clone(self.progress));
-            tokio::task::spawn_blocking(move || {
-                read_parts(file, &before, &path, &sender, &progress)
-            })
-        };
-        let parts = stream::poll_fn(move |context| receiver.poll_recv(context));
-        let sent = self.client.write(dest, &attributes, reqwest::Body::wrap_stream(parts)).await;
-        // Where reading failed, sending did too, and the first one knows why.
-        reader.await.context("reading was cut short")??;
-        sent.with_context(|| path.display().to_string())?;
-        Ok(())
-    }
-
-    fn note(&self, done: Option<anyhow::Result<()>>) {
-        if let Some(Err(error)) = done {
-            self.problem(error);
+    /// Ends the upload for a reason that every further file would share.
+    pub(super) fn stop(&self, error: anyhow::Error) {
+        // The first reason counts; the others mostly follow from it.
+        if !self.stopped.swap(true, Ordering::AcqRel) {
+            lock(&self.problems).push(error);
+            self.counts.iter().for_each(|count| count.failed.store(true, Ordering::Release));
         }
     }
 
-    fn problem(&self, error: anyhow::Error) {
-        self.problems.borrow_mut().push(error);
+    /// Notes that something was left out.
+    pub(super) fn problem(&self, error: anyhow::Error) {
+        let mut problems = lock(&self.problems);
+        problems.push(error);
+        let too_many = problems.len() >= PROBLEMS_MAX;
+        drop(problems);
+        if too_many {
+            self.stop(Failure::failed("too many problems: gave up").into());
+        }
+    }
+
+    /// Notes that a source was left out as a whole.
+    pub(super) fn source_failed(&self, number: usize, error: anyhow::Error) {
+        self.counts[number].failed.store(true, Ordering::Release);
+        self.problem(error);
+    }
+
+    /// Keeps a directory until everything is in it.
+    pub(super) fn note_folder(&self, folder: Place) {
+        lock(&self.folders).push(folder);
+    }
+
+    pub(super) fn take_folders(&self) -> Vec<Place> {
+        std::mem::take(&mut *lock(&self.folders))
+    }
+
+    pub(super) fn linked(&self) -> MutexGuard<'_, HashMap<(u64, u64), Linked>> {
+        lock(&self.linked)
+    }
+
+    /// Says once that extended attributes were left out.
+    pub(super) fn say_xattrs_left_out(&self) {
+        if !self.told_xattrs.swap(true, Ordering::AcqRel) {
+            self.progress.say("some extended attributes could not be read and were left out");
+        }
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        name: &str,
+        work: impl FnOnce(&Self) + Send + 'static,
+    ) -> io::Result<oneshot::Receiver<()>> {
+        let (done, wait) = oneshot::channel();
+        let upload = Arc::clone(self);
+        // Not the runtime's: a process that is told to leave does not wait for a slow disk.
+        std::thread::Builder::new().name(name.into()).spawn(move || {
+            work(&upload);
+            drop(upload);
+            // Nobody waits where the put was interrupted.
+            let _ = done.send(());
+        })?;
+        Ok(wait)
     }
 }
 
-impl Walk {
-    /// The name to send a file under; `None` where it becomes a hard link to one sent before.
-    fn first_name(&mut self, metadata: &Metadata, dest: Vec<u8>) -> Option<Vec<u8>> {
-        if metadata.nlink() > 1 {
-            let inode = (metadata.dev(), metadata.ino());
-            if let Some(first) = self.first_names.get(&inode) {
-                self.hard_links.push((first.clone(), dest));
-                return None;
-            }
-            self.first_names.insert(inode, dest.clone());
+fn read_all(upload: &Upload, chunks: &Mutex<Receiver<Chunk>>) {
+    let mut reader = Reader::new(upload);
+    while !upload.is_stopped() {
+        let chunk = lock(chunks).recv();
+        let Ok(chunk) = chunk else { break };
+        if let Err(error) = reader.read(chunk) {
+            upload.stop(error);
         }
-        Some(dest)
     }
 }
 
-/// Reads a file into a channel. The last thing sent is an error where the file changed, which
-/// breaks the upload off, so that the node keeps nothing of it.
-fn read_parts(
-    mut file: File,
-    before: &Metadata,
-    path: &Path,
-    sender: &mpsc::Sender<io::Result<Bytes>>,
-    progress: &Progress,
-) -> anyhow::Result<()> {
-    let mut read = || {
-        let mut left = before.len();
-        while left > 0 {
-            let mut part = Vec::with_capacity(PART_BYTES.min(left as usize));
-            let length = file.by_ref().take(left.min(PART_BYTES as u64)).read_to_end(&mut part)?;
-            if length == 0 {
-                break;
-            }
-            left -= length as u64;
-            if sender.blocking_send(Ok(part.into())).is_err() {
-                // The node gave up, and its answer says why.
-                return Ok(());
-            }
-            progress.add(length as u64);
-        }
-        check_unchanged(&file, before, before.len() - left, path)
-    };
-    let done: anyhow::Result<()> = read();
-    if done.is_err() {
-        drop(sender.blocking_send(Err(io::ErrorKind::InvalidData.into())));
-    }
-    done.map_err(|error| match error.downcast::<io::Error>() {
-        Ok(error) => vanished_or(error, path),
-        Err(error) => error,
-    })
-}
-
-fn check_unchanged(file: &File, before: &Metadata, read: u64, path: &Path) -> anyhow::Result<()> {
-    let after = file.metadata().with_context(|| path.display().to_string())?;
-    let time = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
-    if read != before.len() || after.len() != before.len() || time(&after) != time(before) {
-        let text = format!("{} changed while it was read and was left out", path.display());
-        return Err(Failure::failed(text).into());
-    }
-    Ok(())
-}
-
-/// A file that was there a moment ago has vanished; everything else is what it is.
-fn vanished_or(error: io::Error, path: &Path) -> anyhow::Error {
-    if error.kind() == io::ErrorKind::NotFound {
-        let text = format!("{} vanished while it was put", path.display());
-        return Failure::failed(text).into();
-    }
-    anyhow::Error::from(error).context(path.display().to_string())
-}
-
-/// What a walk below `start` says of one entry, by the name of that entry.
-fn walk_problem(error: walkdir::Error, start: &Path) -> anyhow::Error {
-    let path = error.path().unwrap_or(start).to_owned();
-    match error.into_io_error() {
-        Some(error) => vanished_or(error, &path),
-        None => Failure::failed(format!("{} cannot be walked", path.display())).into(),
-    }
-}
-
-fn unsupported(path: &Path) -> Failure {
-    let path = path.display();
-    Failure::refused(format!("{path} is neither a file, a directory nor a symbolic link"))
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

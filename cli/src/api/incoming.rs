@@ -1,0 +1,174 @@
+//! A file on its way into the view.
+//!
+//! A small one is gathered and appears in one step. A larger one is written under a temporary
+//! name in the top of its volume and takes its own name when it is complete; whatever ends it
+//! before removes the temporary. What a node that was killed left behind has the name of another
+//! run, and goes before the next file of that volume is written.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use bytes::Bytes;
+use xorfs_fuse::{FsError, Import, ImportBody, InodeNo, Kind, Owner, Stat, View};
+use xorfs_store::SourceStamp;
+
+use crate::api::tree::Held;
+use crate::exit::Failure;
+
+/// What every temporary name begins with.
+const TEMPORARY_PREFIX: &str = ".xorfs-put-";
+
+/// Bytes of a file that are gathered before it gets a temporary name: one change of a volume.
+const GATHERED_BYTES_MAX: u64 = 1 << 20;
+
+/// The temporary names of one run of a node.
+#[derive(Debug)]
+pub(crate) struct Temporaries {
+    /// Tells the names of this run from those of others.
+    run: String,
+    next: AtomicU64,
+    /// Volumes in which nothing of other runs is left.
+    cleaned: Mutex<HashSet<Vec<u8>>>,
+}
+
+impl Default for Temporaries {
+    fn default() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let run = format!("{TEMPORARY_PREFIX}{now:x}-{:x}-", std::process::id());
+        Self { run, next: AtomicU64::new(0), cleaned: Mutex::default() }
+    }
+}
+
+impl Temporaries {
+    fn name(&self) -> Vec<u8> {
+        format!("{}{:x}", self.run, self.next.fetch_add(1, Ordering::Relaxed)).into_bytes()
+    }
+
+    /// Removes what earlier runs left in the top of a volume, the first time that it is asked.
+    fn clean(&self, view: &View, volume: &[u8]) -> anyhow::Result<()> {
+        let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
+        if cleaned.contains(volume) {
+            return Ok(());
+        }
+        let top = Held::resolve(view, volume)?;
+        for entry in view.list(top.ino())? {
+            let is_left = entry.name.starts_with(TEMPORARY_PREFIX.as_bytes())
+                && !entry.name.starts_with(self.run.as_bytes());
+            if is_left && entry.stat.kind == Kind::File {
+                tracing::info!("removing what an interrupted put left");
+                view.unlink(top.ino(), &entry.name)?;
+            }
+        }
+        cleaned.insert(volume.to_vec());
+        Ok(())
+    }
+}
+
+/// A file that is not complete. Dropping it leaves nothing behind.
+pub(crate) struct Incoming<'a> {
+    view: &'a View,
+    temporaries: &'a Temporaries,
+    volume: Vec<u8>,
+    gathered: Vec<(u64, Bytes)>,
+    gathered_bytes: u64,
+    /// End of the last run.
+    end: u64,
+    spilled: Option<Spilled<'a>>,
+}
+
+/// What is written under a temporary name.
+struct Spilled<'a> {
+    view: &'a View,
+    top: Held<'a>,
+    name: Vec<u8>,
+    file: Held<'a>,
+    adopted: bool,
+}
+
+impl<'a> Incoming<'a> {
+    /// A file for the volume that `path` begins with.
+    pub(crate) fn new(view: &'a View, temporaries: &'a Temporaries, path: &[u8]) -> Self {
+        let volume = path.split(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+        if let Err(error) = temporaries.clean(view, &volume) {
+            tracing::warn!(%error, "could not look for what an interrupted put left");
+        }
+        let (gathered, spilled) = (Vec::new(), None);
+        Self { view, temporaries, volume, gathered, gathered_bytes: 0, end: 0, spilled }
+    }
+
+    /// Takes the next run.
+    pub(crate) fn write(&mut self, offset: u64, bytes: Bytes) -> anyhow::Result<()> {
+        let length = bytes.len() as u64;
+        let end = offset.checked_add(length).filter(|_| offset >= self.end);
+        self.end = end.ok_or_else(|| Failure::usage("runs of a file that overlap"))?;
+        if self.spilled.is_none() && self.gathered_bytes + length <= GATHERED_BYTES_MAX {
+            self.gathered_bytes += length;
+            self.gathered.push((offset, bytes));
+            return Ok(());
+        }
+        if self.spilled.is_none() {
+            self.spilled = Some(self.spill()?);
+        }
+        let file = self.spilled.as_ref().context("it was just made")?.file.ino();
+        for (offset, bytes) in self.gathered.drain(..).chain([(offset, bytes)]) {
+            self.view.write_owned(file, offset, bytes).map_err(told)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the file what `name` stands for.
+    pub(crate) fn finish(
+        mut self,
+        (parent, name): (InodeNo, &[u8]),
+        mut import: Import,
+        size: u64,
+        stamp: Option<&SourceStamp>,
+    ) -> anyhow::Result<Stat> {
+        if size < self.end {
+            return Err(Failure::usage("a run behind the end of its file").into());
+        }
+        import.body = ImportBody::File { size, parts: std::mem::take(&mut self.gathered) };
+        let stat = match &mut self.spilled {
+            None => self.view.import(parent, name, &import, stamp).map_err(told)?,
+            Some(spilled) => {
+                let from = (spilled.top.ino(), spilled.name.as_slice());
+                let stat = self.view.adopt(from, (parent, name), &import, stamp).map_err(told)?;
+                spilled.adopted = true;
+                stat
+            }
+        };
+        Ok(stat)
+    }
+
+    fn spill(&self) -> anyhow::Result<Spilled<'a>> {
+        let (view, name) = (self.view, self.temporaries.name());
+        let top = Held::resolve(view, &self.volume)?;
+        let made = view.make_node(top.ino(), &name, Kind::File, 0o600, Owner::default());
+        let file = Held::new(view, made.map_err(told)?);
+        Ok(Spilled { view, top, name, file, adopted: false })
+    }
+}
+
+impl Drop for Spilled<'_> {
+    fn drop(&mut self) {
+        if !self.adopted
+            && let Err(error) = self.view.unlink(self.top.ino(), &self.name)
+        {
+            tracing::warn!(%error, "could not remove a temporary file");
+        }
+    }
+}
+
+/// What went wrong, in the words of somebody who copies a file.
+pub(crate) fn told(error: FsError) -> anyhow::Error {
+    match error {
+        FsError::NoSpace => anyhow::Error::from(error).context("the store is full"),
+        FsError::IsDirectory => {
+            Failure::refused("it is a directory, and nothing else replaces one").into()
+        }
+        error => error.into(),
+    }
+}
