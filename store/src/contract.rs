@@ -50,7 +50,8 @@ pub enum Class {
 
 /// Blocks by id.
 ///
-/// Promises: `get` returns bytes that match the id or an error, never anything else. After
+/// Promises: `get` returns bytes that match the id or an error, never anything else. A held
+/// block that does not match is `Corrupt` once; then it is set aside and `Missing`. After
 /// `put` returns, `get` on the same store finds the block; after `flush` returns, every earlier
 /// `put` survives a crash. A `put` of a block that is there confirms that it still reads,
 /// mends it where it does not, and only ever adds reasons to hold it. Every call ends: an
@@ -97,6 +98,8 @@ pub struct Usage {
     pub cached_bytes: u64,
     /// Number of blocks of every class.
     pub blocks: u64,
+    /// Blocks that were held and did not read; no other figure counts them.
+    pub bad_blocks: u64,
     /// Bytes of the journal: changes that are crash-safe here and not sealed yet.
     pub staged_bytes: u64,
     /// What the store takes of the disk, with what is in memory on its way there.
@@ -114,6 +117,21 @@ impl Usage {
     pub fn used_bytes(&self) -> u64 {
         self.pinned_bytes + self.in_range_bytes + self.cached_bytes
     }
+}
+
+/// A block that was held and did not read: it is not held any more, and missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadBlock {
+    /// The block.
+    pub id: BlockId,
+    /// Why it was held.
+    pub class: Class,
+    /// Whether the network did not hold it yet.
+    pub owed: bool,
+    /// Its sealed bytes.
+    pub length: u32,
+    /// When it was set aside, in seconds since 1970.
+    pub since_seconds: u64,
 }
 
 /// What replication knows about the blocks held here.
@@ -148,6 +166,10 @@ pub trait Inventory: BlockStore {
 
     /// What is in use.
     fn usage(&self) -> Usage;
+
+    /// Up to `limit` bad blocks in the order of their ids, starting after `after`. A `put` that
+    /// brings one back gives it its old standing.
+    fn bad(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BadBlock>, ReadError>;
 
     /// Forgets a block. Nothing happens where it is not held.
     fn remove(&self, id: &BlockId) -> Result<(), WriteError>;

@@ -28,7 +28,7 @@ mod tree;
 
 pub use block::{BLOCK_BYTES_MAX, Block, BlockError};
 pub use config::LocalConfig;
-pub use contract::{Batch, BlockStore, Class, Inventory, Ledger, Purpose, Table, Usage};
+pub use contract::{BadBlock, Batch, BlockStore, Class, Inventory, Ledger, Purpose, Table, Usage};
 pub use error::{OpenError, ReadError, TreeError, WriteError};
 pub use format::{FORMAT_VERSION, FormatError};
 pub use horizon::{Horizon, WriteGuard};

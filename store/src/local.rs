@@ -19,15 +19,17 @@
 //! Lock order: flushing, then writer, then counters, then the guards and the reclaimer's state.
 //! `usage` and `owed_totals` take the counters alone, so they never wait for the disk's writes.
 //!
-//! Deliberately absent: a cache of blocks (readers have one of opened segments), the repair of
-//! a corrupt block (whoever reads it removes it and fetches it again), and classes other than
+//! Deliberately absent: a cache of blocks (readers have one of opened segments), fetching a
+//! corrupt block again (see `bad`), and classes other than
 //! cached in eviction.
 
 mod admit;
+mod bad;
 mod change;
 mod columns;
 mod durable;
 mod fault;
+mod rebuild;
 mod reclaim;
 mod recover;
 mod space;
@@ -44,7 +46,9 @@ use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions, WriteBatch, WriteOpt
 
 use crate::block::Block;
 use crate::config::LocalConfig;
-use crate::contract::{Batch, BlockStore, Class, Inventory, Ledger, Purpose, Table, Usage};
+use crate::contract::{
+    BadBlock, Batch, BlockStore, Class, Inventory, Ledger, Purpose, Table, Usage,
+};
 use crate::crash;
 use crate::error::{OpenError, ReadError, WriteError};
 use crate::gc::{Marked, Swept};
@@ -93,8 +97,8 @@ impl Local {
     pub fn open(dir: &Path, config: LocalConfig) -> Result<Self, OpenError> {
         let lock = recover::lock(dir)?;
         recover::check_format(dir)?;
-        let db = Arc::new(recover::open_database(dir, &config)?);
-        let (counters, cursor) = recover::count(&db)?;
+        let (db, counters, cursor) = recover::open_database(dir, &config)?;
+        let db = Arc::new(db);
         let staged = Staged::of(&db)?;
         let counters = Arc::new(Mutex::new(counters));
         let live_bytes = {
@@ -147,6 +151,32 @@ impl Local {
             .map_err(|error| ReadError::Corrupt { id: *id, detail: error.to_string() })
     }
 
+    fn read_block(&self, id: &BlockId) -> Result<Block, ReadError> {
+        if let Some(block) = self.find(id, ReadOptions::default())? {
+            return Ok(block);
+        }
+        // Damage among the keys may hide a block, which the index knows about. Both are asked
+        // as they are at one moment, whatever is put and removed meanwhile.
+        let now = self.db.snapshot();
+        let at = || {
+            let mut options = ReadOptions::default();
+            options.set_snapshot(&now);
+            options
+        };
+        let row = self
+            .db
+            .get_pinned_cf_opt(family(&self.db, Column::Index), id.as_bytes(), &at())
+            .map_err(|error| read_error(id, error))?;
+        match (self.find(id, at())?, row) {
+            (Some(block), _) => Ok(block),
+            (None, None) => Err(ReadError::Missing { id: *id }),
+            (None, Some(_)) => Err(ReadError::Corrupt {
+                id: *id,
+                detail: "the index names it and it is not there".to_owned(),
+            }),
+        }
+    }
+
     fn change(&self, writer: &Writer) -> Change<'_> {
         Change::new(&self.db, *locked(&self.counters), writer.cursor)
     }
@@ -166,6 +196,11 @@ impl Local {
         if is_no_space(&error) {
             let used = locked(&self.counters).used_bytes();
             return WriteError::Full { used, limit: used };
+        }
+        if error.kind() == rocksdb::ErrorKind::Corruption
+            && let Err(error) = rebuild::suspect(&self.dir)
+        {
+            tracing::warn!(%error, "could not ask the next opening for a rebuild");
         }
         self.health.fail(error)
     }
@@ -201,28 +236,15 @@ impl Local {
 
 impl BlockStore for Local {
     fn get(&self, id: &BlockId) -> Result<Block, ReadError> {
-        if let Some(block) = self.find(id, ReadOptions::default())? {
-            return Ok(block);
-        }
-        // Damage among the keys may hide a block, which the index knows about. Both are asked
-        // as they are at one moment, whatever is put and removed meanwhile.
-        let now = self.db.snapshot();
-        let at = || {
-            let mut options = ReadOptions::default();
-            options.set_snapshot(&now);
-            options
-        };
-        let row = self
-            .db
-            .get_pinned_cf_opt(family(&self.db, Column::Index), id.as_bytes(), &at())
-            .map_err(|error| read_error(id, error))?;
-        match (self.find(id, at())?, row) {
-            (Some(block), _) => Ok(block),
-            (None, None) => Err(ReadError::Missing { id: *id }),
-            (None, Some(_)) => Err(ReadError::Corrupt {
-                id: *id,
-                detail: "the index names it and it is not there".to_owned(),
-            }),
+        let read = self.read_block(id);
+        let Err(ReadError::Corrupt { detail, .. }) = &read else { return read };
+        match self.set_aside(id, detail) {
+            Ok(Some(block)) => Ok(block),
+            Ok(None) => read,
+            Err(error) => {
+                tracing::warn!(block = %id, %error, "could not set a damaged block aside");
+                read
+            }
         }
     }
 
@@ -337,6 +359,7 @@ impl Inventory for Local {
             in_range_bytes: counters.in_range_bytes,
             cached_bytes: counters.cached_bytes,
             blocks: counters.blocks,
+            bad_blocks: counters.bad_blocks,
             staged_bytes: locked(&self.staged).bytes(),
             occupied_bytes: space::occupied_bytes(&self.db),
             reclaimable_bytes: space::blob_bytes(&self.db).saturating_sub(counters.used_bytes()),
@@ -346,6 +369,10 @@ impl Inventory for Local {
                 0
             }),
         }
+    }
+
+    fn bad(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BadBlock>, ReadError> {
+        self.bad_blocks(after, limit)
     }
 
     fn remove(&self, id: &BlockId) -> Result<(), WriteError> {

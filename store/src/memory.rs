@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::block::Block;
-use crate::contract::{Batch, BlockStore, Class, Inventory, Ledger, Purpose, Table, Usage};
+use crate::contract::{
+    BadBlock, Batch, BlockStore, Class, Inventory, Ledger, Purpose, Table, Usage,
+};
 use crate::error::{ReadError, WriteError};
 use crate::gc::{Marked, Swept};
 use crate::horizon::{Guards, Horizon, WriteGuard};
@@ -28,6 +30,7 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct State {
     blocks: BTreeMap<BlockId, Entry>,
+    bad: BTreeMap<BlockId, Entry>,
     records: BTreeMap<(Table, Vec<u8>), Bytes>,
     /// The number of the next put or renewal, so that the oldest block is known.
     next: u64,
@@ -81,6 +84,7 @@ impl State {
             *bytes += entry.bytes.len() as u64;
             usage.blocks += 1;
         }
+        usage.bad_blocks = self.bad.len() as u64;
         usage
     }
 
@@ -136,12 +140,17 @@ impl State {
 
 impl BlockStore for Memory {
     fn get(&self, id: &BlockId) -> Result<Block, ReadError> {
-        let bytes = match self.state().blocks.get(id) {
+        let mut state = self.state();
+        let bytes = match state.blocks.get(id) {
             Some(entry) => entry.bytes.clone(),
             None => return Err(ReadError::Missing { id: *id }),
         };
-        Block::verified(*id, bytes)
-            .map_err(|error| ReadError::Corrupt { id: *id, detail: error.to_string() })
+        Block::verified(*id, bytes).map_err(|error| {
+            if let Some(entry) = state.blocks.remove(id) {
+                state.bad.insert(*id, entry);
+            }
+            ReadError::Corrupt { id: *id, detail: error.to_string() }
+        })
     }
 
     fn contains(&self, id: &BlockId) -> Result<bool, ReadError> {
@@ -154,7 +163,8 @@ impl BlockStore for Memory {
         if let (None, Some(quota)) = (held, self.quota_bytes) {
             state.make_room(block.bytes().len() as u64, quota)?;
         }
-        let standing = held.unwrap_or_default().after_put(purpose);
+        let before = state.bad.remove(&block.id()).map(|entry| entry.standing);
+        let standing = held.or(before).unwrap_or_default().after_put(purpose);
         let entry = Entry { bytes: block.bytes().clone(), standing, order: state.stamp() };
         state.blocks.insert(block.id(), entry);
         Ok(())
@@ -228,6 +238,19 @@ impl Inventory for Memory {
         Usage { staged_bytes, occupied_bytes, quota_bytes, disk_free_bytes, ..usage }
     }
 
+    fn bad(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BadBlock>, ReadError> {
+        let state = self.state();
+        let bad = state.bad.iter().filter(|(id, _)| after.is_none_or(|after| *id > after));
+        let told = |(id, entry): (&BlockId, &Entry)| BadBlock {
+            id: *id,
+            class: entry.standing.class(),
+            owed: entry.standing.owed,
+            length: entry.bytes.len() as u32,
+            since_seconds: 0,
+        };
+        Ok(bad.map(told).take(limit).collect())
+    }
+
     fn remove(&self, id: &BlockId) -> Result<(), WriteError> {
         self.state().blocks.remove(id);
         Ok(())
@@ -240,7 +263,11 @@ impl Inventory for Memory {
 
     fn sweep(&self, horizon: Horizon, marked: &Marked, dry_run: bool) -> Result<Swept, WriteError> {
         let mut swept = Swept::default();
-        self.state().blocks.retain(|id, entry| {
+        let mut state = self.state();
+        if !dry_run {
+            state.bad.retain(|id, _| marked.strength(id).is_some());
+        }
+        state.blocks.retain(|id, entry| {
             if entry.order >= horizon.0 {
                 return true;
             }

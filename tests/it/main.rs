@@ -5,6 +5,7 @@ mod cli;
 mod cli_keyring;
 mod conformance;
 mod crash;
+mod damage;
 mod local;
 mod memory;
 mod mount;

@@ -37,7 +37,8 @@ impl Local {
                 return Err(WriteError::Full { used, limit: quota });
             }
         }
-        change.insert(block, purpose);
+        let before = self.bad_row(&block.id()).map_err(|error| self.health.fail(error))?;
+        change.insert(block, purpose, before);
         crash::point("put-before");
         self.apply(writer, change)?;
         crash::point("put-after");

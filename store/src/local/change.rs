@@ -5,7 +5,7 @@
 
 use rocksdb::{DB, WriteBatch};
 
-use super::columns::{Column, Row, cached_key};
+use super::columns::{BadRow, Column, Row, cached_key};
 use super::family;
 use crate::block::Block;
 use crate::contract::{Class, Purpose};
@@ -29,6 +29,14 @@ pub(super) fn restate(db: &DB, batch: &mut WriteBatch, id: &BlockId, row: &Row) 
     }
 }
 
+/// Forgets a block, its row and everything that repeats it.
+pub(super) fn forget(db: &DB, batch: &mut WriteBatch, id: &BlockId, row: &Row) {
+    for column in [Column::Blocks, Column::Index, Column::Owed] {
+        batch.delete_cf(family(db, column), id.as_bytes());
+    }
+    batch.delete_cf(family(db, Column::Cached), cached_key(row.order, id));
+}
+
 /// Sums over `index`, kept so that nobody has to walk it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counters {
@@ -38,6 +46,8 @@ pub(super) struct Counters {
     pub(super) blocks: u64,
     pub(super) owed_blocks: u64,
     pub(super) owed_bytes: u64,
+    /// Blocks in `bad`, which are in no other sum.
+    pub(super) bad_blocks: u64,
 }
 
 impl Counters {
@@ -98,10 +108,15 @@ impl<'a> Change<'a> {
     }
 
     /// Adds a block that is not held.
-    pub(super) fn insert(&mut self, block: &Block, purpose: Purpose) {
+    /// `before` is what is remembered of it.
+    pub(super) fn insert(&mut self, block: &Block, purpose: Purpose, before: Option<BadRow>) {
         let id = block.id();
         let length = u32::try_from(block.bytes().len()).expect("a block is at most 1 MiB");
-        let standing = Standing::default().after_put(purpose);
+        let known = before.map_or_else(Standing::default, |bad| bad.row.standing);
+        let standing = known.after_put(purpose);
+        if before.is_some() {
+            self.clear_bad(&id);
+        }
         let row = Row { standing, length, order: self.stamp() };
         self.batch.put_cf(family(self.db, Column::Blocks), id.as_bytes(), block.bytes());
         self.replace(&id, None, Some(row));
@@ -123,6 +138,20 @@ impl<'a> Change<'a> {
         self.batch.delete_cf(family(self.db, Column::Blocks), id.as_bytes());
         self.dropped_bytes += u64::from(row.length);
         self.replace(id, Some(row), None);
+    }
+
+    /// Forgets a held block that does not read, and remembers why it was held.
+    pub(super) fn set_aside(&mut self, id: &BlockId, row: Row, since: u64) {
+        self.remove(id, row);
+        let bad = BadRow { row, since };
+        self.batch.put_cf(family(self.db, Column::Bad), id.as_bytes(), bad.encode());
+        self.counters.bad_blocks += 1;
+    }
+
+    /// Forgets that a block was set aside.
+    pub(super) fn clear_bad(&mut self, id: &BlockId) {
+        self.batch.delete_cf(family(self.db, Column::Bad), id.as_bytes());
+        self.counters.bad_blocks -= 1;
     }
 
     /// Replaces what is known of a block, and what repeats it.

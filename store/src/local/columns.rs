@@ -6,6 +6,8 @@
 //! | `index` | block id, 32 | [`Row`], 15 | no |
 //! | `owed` | block id, 32 | empty | no |
 //! | `cached` | order, 8 big-endian; block id, 32 | empty | no |
+//! | `bad` | block id, 32 | [`BadRow`], 23 | no |
+//! | `notes` | a name | as the store needs | yes |
 //! | `heads`, `bases`, `journal`, `peers`, `sources` | as the caller gives | as the caller gives | yes |
 //!
 //! `owed` and `cached` repeat what `index` says, so that both can be walked without the rest.
@@ -54,10 +56,14 @@ pub(super) enum Column {
     Journal,
     Peers,
     Sources,
+    Bad,
+    Notes,
 }
 
 impl Column {
-    pub(super) const ALL: [Self; 9] = [
+    /// In the order in which they were invented, which is how RocksDB numbers them: new ones go
+    /// to the end.
+    pub(super) const ALL: [Self; 11] = [
         Self::Blocks,
         Self::Index,
         Self::Owed,
@@ -67,11 +73,14 @@ impl Column {
         Self::Journal,
         Self::Peers,
         Self::Sources,
+        Self::Bad,
+        Self::Notes,
     ];
 
     /// The families written without the log. Their rows are written in one batch and must be
     /// flushed together.
-    pub(super) const UNLOGGED: [Self; 4] = [Self::Blocks, Self::Index, Self::Owed, Self::Cached];
+    pub(super) const UNLOGGED: [Self; 5] =
+        [Self::Blocks, Self::Index, Self::Owed, Self::Cached, Self::Bad];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -84,6 +93,8 @@ impl Column {
             Self::Journal => "journal",
             Self::Peers => "peers",
             Self::Sources => "sources",
+            Self::Bad => "bad",
+            Self::Notes => "notes",
         }
     }
 }
@@ -138,6 +149,37 @@ impl Row {
     }
 }
 
+impl Row {
+    /// The row of a block of which only the bytes are known: it is kept, and offered to the
+    /// network, until somebody can tell.
+    pub(super) fn careful(length: u32, order: u64) -> Self {
+        let standing = Standing { pinned: true, in_range: true, owed: true, copies: 0 };
+        Self { standing, length, order }
+    }
+}
+
+/// What `bad` keeps of a block that did not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BadRow {
+    /// Its row when it was held.
+    pub(super) row: Row,
+    /// Seconds since 1970 when it was set aside.
+    pub(super) since: u64,
+}
+
+impl BadRow {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        [self.row.encode().as_slice(), &self.since.to_le_bytes()].concat()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let Some((row, since)) = bytes.split_last_chunk::<8>() else {
+            return Err(FormatError::Invalid("the length of a bad block's row"));
+        };
+        Ok(Self { row: Row::decode(row)?, since: u64::from_le_bytes(*since) })
+    }
+}
+
 /// Key of a cached block in the order of eviction.
 pub(super) fn cached_key(order: u64, id: &BlockId) -> [u8; 8 + ID_BYTES] {
     let mut key = [0; 8 + ID_BYTES];
@@ -186,12 +228,15 @@ pub(super) fn descriptors(config: &LocalConfig) -> Vec<ColumnFamilyDescriptor> {
     let block_buffer_bytes = memory_bytes / 4 * 3 / WRITE_BUFFERS;
     let options = |column: Column| match column {
         Column::Blocks => block_options(&cache, block_buffer_bytes),
-        Column::Index | Column::Owed | Column::Cached => {
+        Column::Index | Column::Owed | Column::Cached | Column::Bad => {
             table_options(&cache, ROW_BUFFER_BYTES.min(memory_bytes / 8))
         }
-        Column::Heads | Column::Bases | Column::Journal | Column::Peers | Column::Sources => {
-            table_options(&cache, LEDGER_BUFFER_BYTES.min(memory_bytes / 8))
-        }
+        Column::Heads
+        | Column::Bases
+        | Column::Journal
+        | Column::Peers
+        | Column::Sources
+        | Column::Notes => table_options(&cache, LEDGER_BUFFER_BYTES.min(memory_bytes / 8)),
     };
     // RocksDB insists on this family, which stays empty. With its own options it would count as
     // a buffer of 64 MiB, and RocksDB goes on after a full disk only when the largest one fits.
@@ -250,6 +295,16 @@ mod tests {
         assert!(Row::decode(&[&[4], &bytes[1..]].concat()).is_err());
         assert!(Row::decode(&bytes[1..]).is_err());
         assert!(Row::decode(&[bytes, vec![0]].concat()).is_err());
+    }
+
+    #[test]
+    fn bad_rows_have_one_encoding() {
+        let bad = BadRow { row: Row::careful(5, 7), since: 0x0102 };
+        let bytes = bad.encode();
+        assert_eq!(bytes[..15], bad.row.encode());
+        assert_eq!(bytes[15..], [2, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(BadRow::decode(&bytes), Ok(bad));
+        assert!(BadRow::decode(&bytes[..22]).is_err());
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Health {
 }
 
 /// An error with its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -57,9 +57,29 @@ pub(super) fn is_no_space(error: &rocksdb::Error) -> bool {
     text.contains("No space left on device") || text.contains("Disk quota exceeded")
 }
 
+/// Whether a file that should be there is not.
+pub(super) fn is_no_file(text: &str) -> bool {
+    text.contains("No such file or directory")
+}
+
+/// Whether files are damaged, so that a rebuild helps, and not the disk full or forbidden.
+pub(super) fn is_damage(error: &OpenError) -> bool {
+    match error {
+        OpenError::Damaged { .. } => true,
+        OpenError::Io(error) => {
+            let text = error.to_string();
+            is_no_file(&text) || text.contains("Input/output error")
+        }
+        OpenError::Newer { .. } | OpenError::Locked => false,
+    }
+}
+
 pub(super) fn read_error(id: &BlockId, error: rocksdb::Error) -> ReadError {
     match error.kind() {
         rocksdb::ErrorKind::Corruption => {
+            ReadError::Corrupt { id: *id, detail: error.into_string() }
+        }
+        _ if is_no_file(error.as_ref()) => {
             ReadError::Corrupt { id: *id, detail: error.into_string() }
         }
         _ => ReadError::Io(io::Error::other(error)),

@@ -8,12 +8,13 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 
-use rocksdb::DB;
+use rocksdb::{DB, DBRecoveryMode, WriteBatch};
 
+use super::bad::seconds_now;
 use super::change::{Counters, Cursor};
 use super::columns::{Column, Row, database_options, descriptors, parse_id};
-use super::family;
-use super::fault::open_error;
+use super::fault::{chain, is_damage, is_no_file, open_error};
+use super::{family, rebuild};
 use crate::config::LocalConfig;
 use crate::crash;
 use crate::error::OpenError;
@@ -66,14 +67,80 @@ pub(super) fn check_format(dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Opens the database, or makes it.
-pub(super) fn open_database(dir: &Path, config: &LocalConfig) -> Result<DB, OpenError> {
-    DB::open_cf_descriptors(&database_options(), dir.join("db"), descriptors(config))
-        .map_err(open_error)
+/// The database, and what was counted in it.
+pub(super) type Opened = (DB, Counters, Cursor);
+
+/// Opens the database, or makes it; a damaged one is rebuilt first (see `rebuild`).
+pub(super) fn open_database(dir: &Path, config: &LocalConfig) -> Result<Opened, OpenError> {
+    if rebuild::find_manifest(dir).map_err(OpenError::Io)? {
+        tracing::warn!("the database did not say which manifest is its own; the newest is taken");
+    }
+    let mut hides = rebuild::is_interrupted(dir);
+    if !rebuild::is_wanted(dir) {
+        match try_open(dir, config) {
+            Ok(opened) => return Ok(opened),
+            Err(error) if !is_damage(&error) => return Err(error),
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::error!(reason, "the local store is damaged; rebuilding what leads to it");
+                hides = is_no_file(&reason);
+            }
+        }
+    }
+    let mut loss = rebuild::rebuild(dir).map_err(rebuild_error)?;
+    loss.hides = hides;
+    let (db, ..) = try_open(dir, config)?;
+    let mended = rebuild::mend::mend(dir, &db, &loss, seconds_now())?;
+    for (table, column) in &loss.tables {
+        let family = column.map_or("an unknown family", Column::name);
+        tracing::error!(table, family, "a damaged table is lost");
+    }
+    tracing::error!(
+        tables = loss.tables.len(),
+        restored = mended.restored,
+        set_aside = mended.set_aside,
+        unknown = mended.unknown,
+        "the local store was rebuilt; `xorfs check` tells what it lacks"
+    );
+    rebuild::finish(dir).map_err(OpenError::Io)?;
+    let (counters, cursor) = count(&db)?;
+    Ok((db, counters, cursor))
+}
+
+/// Opens the database as it is. Everything in the log was synced, so a log that does not read
+/// to its end is damaged; what follows the damage is lost then, and that is told.
+fn try_open(dir: &Path, config: &LocalConfig) -> Result<Opened, OpenError> {
+    let open = |mode| {
+        let mut options = database_options();
+        options.set_wal_recovery_mode(mode);
+        DB::open_cf_descriptors(&options, dir.join("db"), descriptors(config)).map_err(open_error)
+    };
+    let modes = [
+        DBRecoveryMode::TolerateCorruptedTailRecords,
+        DBRecoveryMode::PointInTime,
+        DBRecoveryMode::SkipAnyCorruptedRecord,
+    ];
+    let mut first = None;
+    for mode in modes {
+        match open(mode) {
+            Ok(db) => {
+                if let Some(error) = first {
+                    let reason = chain(&error);
+                    tracing::error!(reason, "the log is damaged; changes behind that are lost");
+                }
+                let (counters, cursor) = count(&db)?;
+                check_small(&db)?;
+                return Ok((db, counters, cursor));
+            }
+            Err(error) if is_damage(&error) => first = first.or(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(first.expect("a mode was tried"))
 }
 
 /// Counts what `index` holds. Walks rows of 15 bytes, not the blocks.
-pub(super) fn count(db: &DB) -> Result<(Counters, Cursor), OpenError> {
+fn count(db: &DB) -> Result<(Counters, Cursor), OpenError> {
     let mut counters = Counters::default();
     let mut cursor = Cursor::default();
     let mut rows = db.raw_iterator_cf(family(db, Column::Index));
@@ -87,7 +154,48 @@ pub(super) fn count(db: &DB) -> Result<(Counters, Cursor), OpenError> {
         rows.next();
     }
     rows.status().map_err(open_error)?;
+    count_bad(db, &mut counters)?;
     Ok((counters, cursor))
+}
+
+/// Counts the bad blocks, and drops those that a crash brought back together with the block.
+fn count_bad(db: &DB, counters: &mut Counters) -> Result<(), OpenError> {
+    let (bad, index) = (family(db, Column::Bad), family(db, Column::Index));
+    let mut rows = db.raw_iterator_cf(bad);
+    rows.seek_to_first();
+    while let Some(key) = rows.key() {
+        if db.get_pinned_cf(index, key).map_err(open_error)?.is_some() {
+            let mut batch = WriteBatch::default();
+            batch.delete_cf(bad, key);
+            db.write_without_wal(batch).map_err(open_error)?;
+        } else {
+            counters.bad_blocks += 1;
+        }
+        rows.next();
+    }
+    rows.status().map_err(open_error)
+}
+
+/// Reads the other small families to their end, so that damage is met now and not halfway
+/// through some work.
+fn check_small(db: &DB) -> Result<(), OpenError> {
+    let walked = [Column::Blocks, Column::Index, Column::Bad];
+    for column in Column::ALL.into_iter().filter(|column| !walked.contains(column)) {
+        let mut rows = db.raw_iterator_cf(family(db, column));
+        rows.seek_to_first();
+        while rows.valid() {
+            rows.next();
+        }
+        rows.status().map_err(open_error)?;
+    }
+    Ok(())
+}
+
+fn rebuild_error(error: io::Error) -> OpenError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => damaged(&error.to_string()),
+        _ => OpenError::Io(error),
+    }
 }
 
 /// Written under another name first, so that the file is there whole or not at all.

@@ -51,6 +51,9 @@ impl Local {
             }
         }
         self.sweep_batch(&mut batch, &verdict, &mut swept)?;
+        if !dry_run {
+            self.sweep_bad(marked)?;
+        }
         Ok(swept)
     }
 

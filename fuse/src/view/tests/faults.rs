@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use xorfs_store::gc::{Marked, Swept};
 use xorfs_store::{
-    Batch, Block, BlockId, BlockStore, Class, Horizon, Inventory, Ledger, Memory, Purpose,
-    ReadError, Table, Usage, WriteError, WriteGuard,
+    BadBlock, Batch, Block, BlockId, BlockStore, Class, Horizon, Inventory, Ledger, Memory,
+    Purpose, ReadError, Table, Usage, WriteError, WriteGuard,
 };
 
 use super::{find, make, open, open_with, put, quiet, text};
@@ -94,6 +94,10 @@ impl Inventory for Faulty {
 
     fn usage(&self) -> Usage {
         self.inner.usage()
+    }
+
+    fn bad(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BadBlock>, ReadError> {
+        self.inner.bad(after, limit)
     }
 
     fn remove(&self, id: &BlockId) -> Result<(), WriteError> {
