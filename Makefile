@@ -23,5 +23,6 @@ lint: ## rustfmt, clippy with warnings as errors, tidy checks, shellcheck
 audit: ## licences and advisories of the dependencies, by cargo-deny
 	@scripts/audit.sh
 
-bench: ## measure copy-in, read-out, put and get beside a plain copy (BENCH_MIB=1024)
+bench: ## measure imports beside other tools, and nodes and mounts beside a plain copy
+	@scripts/bench-import.sh
 	@scripts/bench.sh

@@ -9,6 +9,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 # shellcheck source=scripts/nodes.sh
 source "$ROOT/scripts/nodes.sh"
+# shellcheck source=scripts/measure.sh
+source "$ROOT/scripts/measure.sh"
 
 MIB=${BENCH_MIB:-1024}
 [[ $MIB =~ ^[1-9][0-9]*$ ]] || fail "BENCH_MIB is a number of MiB, not '$MIB'"
@@ -17,24 +19,6 @@ MIB=${BENCH_MIB:-1024}
 PLAIN_WRITE_MS=
 PLAIN_READ_MS=
 
-# timed VARIABLE COMMAND… : runs it and stores its milliseconds.
-timed() {
-    local -n into=$1
-    local start
-    shift
-    start=$(now_ms)
-    run "$@" || fail "failed: $*"
-    into=$(($(now_ms) - start))
-    [ "$into" -gt 0 ] || into=1
-}
-
-# Empties the page cache where we may; says so in the table where we may not.
-COLD="cold"
-drop_caches() {
-    sync
-    if ! { echo 3 >/proc/sys/vm/drop_caches; } 2>/dev/null; then COLD="not cold: not root"; fi
-}
-
 # row WHAT MS BASE_MS [PEAK] : one line of the table.
 row() {
     local what=$1 ms=$2 base=$3 peak=${4:-}
@@ -42,15 +26,6 @@ row() {
         printf "| %s | %.0f | %.2f s | %.2f | %s |\n", what, mib * 1000 / ms, ms / 1000, ms / base, peak
     }'
 }
-
-# Peak resident memory of node N's daemon since it started.
-peak_of() { awk '/^VmHWM/ { printf "%d MiB", $2 / 1024 }' "/proc/${NODE_PIDS[$1]}/status"; }
-
-random_file() { head -c "${MIB}M" /dev/urandom >"$1"; }
-
-copy_synced() { dd if="$1" of="$2" bs=1M conv=fsync status=none; }
-
-read_all() { dd if="$1" of=/dev/null bs=1M status=none; }
 
 # A link names sealed content, so it returns when the file is encrypted into blocks.
 copy_until_sealed() {
@@ -70,10 +45,10 @@ through_mount() {
     local nodes=$1 mnt ms
     mnt=$(mount_of 1)
     mount_node 1
-    random_file "$WORK/in.bin"
+    random_file "$WORK/in.bin" "$MIB"
     timed ms copy_synced "$WORK/in.bin" "$mnt/main/fsynced.bin"
     row "mount, $nodes: copy in, dd conv=fsync" "$ms" "$PLAIN_WRITE_MS" "$(peak_of 1)"
-    random_file "$WORK/in.bin"
+    random_file "$WORK/in.bin" "$MIB"
     timed ms copy_until_sealed "$WORK/in.bin" "$mnt/main/sealed.bin"
     row "mount, $nodes: copy in until sealed" "$ms" "$PLAIN_WRITE_MS" "$(peak_of 1)"
     if [ "$nodes" != "one node" ]; then
@@ -95,7 +70,7 @@ put_to() {
 
 by_command() {
     local nodes=$1 wait=$2 reader=$3 ms link
-    random_file "$WORK/in.bin"
+    random_file "$WORK/in.bin" "$MIB"
     timed ms put_to "$wait"
     link=$(cat "$WORK/link")
     row "put --wait $wait, $nodes" "$ms" "$PLAIN_WRITE_MS" "$(peak_of 1)"
@@ -115,11 +90,9 @@ forget_nodes() {
 }
 
 main() {
-    "$ROOT/scripts/setup.sh"
-    cargo build --release --locked -p xorfs --manifest-path "$ROOT/Cargo.toml"
-    XORFS="$CARGO_TARGET_DIR/release/xorfs"
+    release_binary
     open_work bench
-    random_file "$WORK/in.bin"
+    random_file "$WORK/in.bin" "$MIB"
 
     say
     say "$MIB MiB of random bytes, $(nproc) cores, $(uname -sr), $(date -u +%F)"

@@ -3,9 +3,13 @@
 #
 # On Debian and Ubuntu missing packages are installed with apt-get (through sudo when not root).
 # On any other system it prints what to install and stops. Costs milliseconds when all is there.
+# With --bench, also the tools beside which scripts/bench-import.sh measures.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+FOR=${1:-}
+case $FOR in "" | --bench) ;; *) fail "setup.sh takes nothing or --bench, not '$FOR'" ;; esac
 
 # package | command that it must bring ("-" where it is a library) | why
 needs() {
@@ -14,6 +18,11 @@ g++|c++|compiles RocksDB, the embedded database that keeps the blocks
 clang|clang|gives bindgen the compiler headers for RocksDB's bindings
 libclang-dev|-|the library with which bindgen reads RocksDB's headers
 fuse3|fusermount3|mounts a filesystem without being root
+LIST
+    [ "$FOR" != --bench ] || cat <<'LIST'
+restic|restic|is measured beside xorfs
+borgbackup|borg|is measured beside xorfs
+gocryptfs|gocryptfs|is measured beside xorfs
 LIST
 }
 
