@@ -3,23 +3,33 @@
 //! Several writers work on a real mount and note after each `fsync` what they were promised. The
 //! daemon is killed at a moment that the seed decides, started again on the same home, mounted
 //! over the dead mount, and every promise is checked. What was written and not synced may be
-//! there or not, but nothing else may be in its place.
+//! there or not, but nothing else may be in its place. Meanwhile commands put files and ask for
+//! upkeep. Every second round the daemon dies at a crash point of the store (see `campaign`).
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use xorfs_tests::cluster::{Cluster, Node, fuse_available, wait_until};
+use rustix::process::Signal;
+use xorfs_store::crash::POINTS;
+use xorfs_tests::cluster::{
+    COMMAND_DEADLINE, Cluster, Node, binary, fuse_available, run, wait_until,
+};
+use xorfs_tests::effort::{is_long, seed};
 use xorfs_tests::files::pattern;
 
-/// Kills in one run.
+/// Kills in one run, and in a long one.
 const ROUNDS: u64 = 6;
+const ROUNDS_LONG: u64 = 44;
 
 /// Printed when the test fails; change it to look elsewhere.
 const SEED: u64 = 0x5eed_0001;
@@ -166,28 +176,111 @@ impl Replaced {
     }
 }
 
+/// Files put by command, each under a name of its own.
+struct Put {
+    source: PathBuf,
+    tried: AtomicU64,
+    /// Numbers of the puts that were answered.
+    answered: Mutex<BTreeSet<u64>>,
+}
+
+impl Put {
+    fn content(number: u64) -> Vec<u8> {
+        pattern(9_000 + number, 30_000 + number as usize * 7_919 % 900_000)
+    }
+
+    /// Until `over`, or the first put that fails. Commands here end soon: the daemon answers them,
+    /// or its socket does not.
+    fn run(&self, node: &Node, over: &AtomicBool) -> io::Result<()> {
+        while !over.load(Ordering::Acquire) {
+            let number = self.tried.fetch_add(1, Ordering::AcqRel) + 1;
+            let source = self.source.join(format!("put-{number}"));
+            fs::write(&source, Self::content(number))?;
+            let wait = if number % 2 == 0 { "staged" } else { "sealed" };
+            let source = source.to_str().expect("paths of tests are text");
+            let mut put = node.command(&["put", source, "--to", "crash", "--wait", wait]);
+            if run(&mut put, COMMAND_DEADLINE).code != Some(0) {
+                break;
+            }
+            self.answered.lock().expect("no holder panics").insert(number);
+        }
+        Ok(())
+    }
+
+    /// What was answered is there; the rest is there as a whole or not at all.
+    fn check(&self, dir: &Path) {
+        let answered = self.answered.lock().expect("no holder panics");
+        for number in 1..=self.tried.load(Ordering::Acquire) {
+            let path = dir.join(format!("put-{number}"));
+            if answered.contains(&number) || path.exists() {
+                assert!(read(&path) == Self::content(number), "{}", path.display());
+            }
+        }
+    }
+}
+
+/// Files that are made, synced and removed again: what is gone stays gone.
+struct Removed {
+    dir: PathBuf,
+    gone: AtomicU64,
+}
+
+impl Removed {
+    fn run(&self) -> io::Result<()> {
+        for number in self.gone.load(Ordering::Acquire) + 1.. {
+            let path = self.dir.join(number.to_string());
+            let mut file = File::create(&path)?;
+            file.write_all(&pattern(number, 20_000))?;
+            file.sync_all()?;
+            fs::remove_file(&path)?;
+            File::open(&self.dir)?.sync_all()?;
+            self.gone.store(number, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn check(&self) {
+        let gone = self.gone.load(Ordering::Acquire);
+        for entry in fs::read_dir(&self.dir).expect("lists") {
+            let name = entry.expect("lists").file_name();
+            let number: u64 = name.to_string_lossy().parse().expect("names are numbers");
+            assert!(number > gone, "{number} was removed, and that was synced");
+            fs::remove_file(self.dir.join(name)).expect("removes");
+        }
+    }
+}
+
 #[track_caller]
 fn read(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Lets the writers work until the daemon is killed under them.
+/// Lets the writers work until the daemon dies under them, by itself or by our hand. Whether it
+/// did so by itself.
 fn write_until_killed(
-    node: &mut Node,
+    node: &Node,
     run_for: Duration,
+    over: &AtomicBool,
     writers: &[&(dyn Fn() -> io::Result<()> + Sync)],
-) {
+) -> bool {
+    over.store(false, Ordering::Release);
     thread::scope(|scope| {
         for writer in writers {
             // A writer ends with an error once its mount is dead.
             scope.spawn(writer);
         }
         let end = Instant::now() + run_for;
+        let mut died = false;
         wait_until("it is time to kill", run_for + Duration::from_secs(5), || {
-            Instant::now() >= end
+            died = node.has_died();
+            died || Instant::now() >= end
         });
-        node.kill9();
-    });
+        over.store(true, Ordering::Release);
+        if !died {
+            node.signal(Signal::KILL);
+        }
+        died
+    })
 }
 
 #[test]
@@ -195,12 +288,16 @@ fn every_synced_byte_survives_kill_9() {
     if !fuse_available("every_synced_byte_survives_kill_9") {
         return;
     }
-    eprintln!("seed {SEED:#x}");
-    let mut random = ChaCha8Rng::seed_from_u64(SEED);
+    let seed = seed(SEED);
+    eprintln!("seed {seed}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut cluster = Cluster::start(1);
+    let sources = cluster.dir().join("sources");
+    fs::create_dir(&sources).expect("creates");
     let node = &mut cluster.nodes[0];
     let dir = node.mount().join("main/crash");
     fs::create_dir_all(dir.join("replaced")).expect("creates");
+    fs::create_dir_all(dir.join("removed")).expect("creates");
     let growing: Vec<Growing> = (0..2)
         .map(|at| Growing {
             path: dir.join(format!("growing-{at}")),
@@ -211,24 +308,49 @@ fn every_synced_byte_survives_kill_9() {
     let zeros = || (0..SLOTS).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
     let slotted = Slotted { path: dir.join("slotted"), tried: zeros(), synced: zeros() };
     let replaced = Replaced { dir: dir.join("replaced"), synced: AtomicU64::new(0) };
+    let removed = Removed { dir: dir.join("removed"), gone: AtomicU64::new(0) };
+    let (source, tried, over) = (sources, AtomicU64::new(0), AtomicBool::new(false));
+    let put = Put { source, tried, answered: Mutex::default() };
 
-    for round in 0..ROUNDS {
+    let mut died = 0;
+    for round in 0..if is_long() { ROUNDS_LONG } else { ROUNDS } {
         // From hardly begun to long past the first seal.
         let run_for = Duration::from_millis(200 + random.next_u64() % 4_000);
         let seed = random.next_u64();
         let slots = || slotted.run(seed);
-        write_until_killed(
+        let puts = || put.run(node, &over);
+        let by_itself = write_until_killed(
             node,
             run_for,
-            &[&|| growing[0].run(), &|| growing[1].run(), &slots, &|| replaced.run()],
+            &over,
+            &[
+                &|| growing[0].run(),
+                &|| growing[1].run(),
+                &slots,
+                &|| replaced.run(),
+                &|| removed.run(),
+                &puts,
+            ],
         );
+        died += u64::from(by_itself);
+        node.kill9();
+        eprintln!("round {round}: {run_for:?}, died by itself: {by_itself}");
         node.restart();
         node.mount();
-        eprintln!("round {round}: killed after {run_for:?}");
         growing.iter().for_each(Growing::check);
         slotted.check();
         replaced.check();
+        removed.check();
+        put.check(&dir);
+        if round % 2 == 0 {
+            // Armed only now, when starting and checking reach no point.
+            node.terminate();
+            node.arm(POINTS[random.next_u64() as usize % POINTS.len()], 1 + random.next_u64() % 6);
+            node.restart();
+            node.mount();
+        }
     }
+    eprintln!("{died} deaths at crash points");
     assert!(growing[0].synced.load(Ordering::Acquire) > 0, "the writers were given time to write");
 }
 
@@ -245,5 +367,41 @@ fn a_put_that_was_answered_survives_kill_9() {
         node.kill9();
         node.restart();
         assert!(node.xorfs(&["cat", "main:/answered.bin"]).ok().stdout == bytes, "round {round}");
+    }
+}
+
+/// A home in the making: whatever moment the first daemon dies at, the next one starts.
+#[test]
+fn a_home_is_made_whole_or_made_again() {
+    let points: Vec<_> = POINTS
+        .into_iter()
+        .filter(|name| ["identity", "keyring", "format"].iter().any(|file| name.starts_with(file)))
+        .collect();
+    assert!(points.len() >= 5, "{points:?}");
+    let mut cluster = Cluster::start(1);
+    let work = cluster.dir().to_owned();
+    let node = &mut cluster.nodes[0];
+    node.terminate();
+    for point in points {
+        let home = work.join(point);
+        let xorfs = |args: &[&str], crash: Option<&str>| {
+            let mut command = Command::new(binary());
+            command.arg("--home").arg(&home).args(args);
+            command.envs(crash.map(|point| ("XORFS_CRASH", format!("{point}:1"))));
+            run(&mut command, COMMAND_DEADLINE)
+        };
+        let died = xorfs(&["daemon", "--listen", "127.0.0.1:0"], Some(point));
+        assert_eq!(died.code, None, "the daemon dies at {point}, where the binary has such points");
+        assert!(died.stderr.contains(&format!("crash point {point}")), "{}", died.stderr);
+        let identity = fs::read(home.join("identity")).ok();
+        assert!(identity.as_ref().is_none_or(|bytes| bytes.len() == 32), "{point}");
+
+        let source = work.join(format!("{point}.bin"));
+        fs::write(&source, pattern(5, 1000)).expect("writes");
+        xorfs(&["put", source.to_str().expect("paths of tests are text")], None).ok();
+        let found = xorfs(&["cat", &format!("main:/{point}.bin")], None).ok();
+        assert!(found.stdout == pattern(5, 1000), "{point}");
+        let kept = fs::read(home.join("identity")).expect("it is there by now");
+        assert!(identity.is_none_or(|before| before == kept), "{point}: the node kept its name");
     }
 }

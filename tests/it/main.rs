@@ -6,6 +6,7 @@ mod cli_keyring;
 mod conformance;
 mod crash;
 mod damage;
+mod full;
 mod local;
 mod memory;
 mod mount;

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::{
     COMMAND_DEADLINE, NODE_DEADLINE, Outcome, binary, detach, peak_bytes, run, wait_until,
@@ -36,6 +36,8 @@ pub struct Node {
     log: PathBuf,
     mounts: Vec<PathBuf>,
     environment: Vec<(String, String)>,
+    /// `XORFS_CRASH` of the next daemon.
+    armed: Option<String>,
 }
 
 impl Node {
@@ -58,6 +60,7 @@ impl Node {
             log: dir.join(format!("node{place}.log")),
             mounts: Vec::new(),
             environment: environment.to_vec(),
+            armed: None,
         };
         node.launch(join);
         node
@@ -70,6 +73,9 @@ impl Node {
         let mut command = self.command(&["daemon", "--listen", &self.addr.to_string()]);
         for addr in join {
             command.arg("--join").arg(addr.to_string());
+        }
+        if let Some(point) = self.armed.take() {
+            command.env("XORFS_CRASH", point);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(log.expect("the log of a node can be opened"));
@@ -136,6 +142,27 @@ impl Node {
     #[track_caller]
     pub fn process(&self) -> u32 {
         self.child.as_ref().expect("the node runs").id()
+    }
+
+    /// Lets the next daemon that is started die at a crash point, when it is there for the n-th
+    /// time.
+    pub fn arm(&mut self, point: &str, n: u64) {
+        self.armed = Some(format!("{point}:{n}"));
+    }
+
+    /// Whether the daemon ended by itself. It is still to be waited for, as by `kill9`.
+    #[track_caller]
+    pub fn has_died(&self) -> bool {
+        let process = Pid::from_child(self.child.as_ref().expect("the node was started"));
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(process), options).expect("a child can be waited for").is_some()
+    }
+
+    /// Sends the daemon a signal.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let process = Pid::from_child(self.child.as_ref().expect("the node runs"));
+        kill_process(process, signal).expect("a child can be signalled");
     }
 
     /// Peak resident memory of the daemon in bytes.

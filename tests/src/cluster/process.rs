@@ -63,6 +63,16 @@ impl Outcome {
         self
     }
 
+    /// Itself, where it ends in one error: whatever was said before on the way, one line begins
+    /// with the name of the program, and nothing panicked.
+    #[track_caller]
+    pub fn one_error(self) -> Self {
+        let errors = self.stderr.lines().filter(|line| line.starts_with("xorfs: "));
+        assert_eq!(errors.count(), 1, "{} says: {}", self.command, self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self
+    }
+
     /// What was printed, as text without the last line break.
     #[track_caller]
     pub fn text(&self) -> &str {
