@@ -9,7 +9,7 @@
 //! anywhere else `point` is an empty function, and the environment is not looked at.
 
 /// Every point, in the order in which one write meets them. A test goes through all.
-pub const POINTS: [&str; 24] = [
+pub const POINTS: [&str; 26] = [
     "format-before-rename",
     "identity-before-rename",
     "identity-after-rename",
@@ -32,6 +32,8 @@ pub const POINTS: [&str; 24] = [
     "head-after-commit",
     "journal-before-append",
     "journal-after-append",
+    "sweep-before",
+    "sweep-after",
     "reclaim-before",
     "reclaim-after",
 ];

@@ -8,21 +8,24 @@
 //!   acknowledged as crash-safe;
 //! - every block that the newest head reaches is there, and every block reads;
 //! - rows, counters and blocks agree;
-//! - blocks held for the network that were flushed are there.
+//! - blocks held for the network that were flushed are there;
+//! - garbage can be collected, and takes nothing of all this.
 //!
 //! `make test` does some thirty crashes, here and in `crash`, `make test-long` several hundred.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use xorfs_fuse::View;
 use xorfs_store::crash::POINTS;
 use xorfs_store::{BlockId, BlockStore, Inventory, Local, WriteError};
 use xorfs_tests::campaign::{
-    Model, Op, Upkeep, VOLUME, local_config, open_view, perform, read_out,
+    Model, Op, Upkeep, VOLUME, collect, local_config, open_view, perform, read_out,
 };
 use xorfs_tests::child::{Child, tell, told};
 use xorfs_tests::effort::{is_long, say, seed};
@@ -53,9 +56,20 @@ fn child_works_on_a_volume() {
     let Some(Child { dir, seed }) = Child::wanted() else { return };
     let store = Arc::new(Local::open(&dir, local_config()).unwrap());
     let view = open_view(&store).unwrap();
+    let (collections, wanted) = mpsc::sync_channel::<()>(1);
+    let collector = thread::spawn({
+        let store = Arc::clone(&store);
+        move || wanted.iter().for_each(|()| drop(collect(&store).unwrap()))
+    });
+    work(&store, &view, seed, &collections);
+    drop(collections);
+    collector.join().unwrap();
+}
+
+fn work(store: &Local, view: &View, seed: u64, collections: &mpsc::SyncSender<()>) {
     for step in 1..=STEPS_MAX {
         tell(TRIES, step);
-        perform(&view, &Op::of(seed, step)).unwrap();
+        perform(view, &Op::of(seed, step)).unwrap();
         match Upkeep::of(seed, step) {
             None => {}
             Some(Upkeep::Sync) => {
@@ -80,6 +94,8 @@ fn child_works_on_a_volume() {
                 store.flush().unwrap();
                 tell(HELD, step);
             }
+            // One that is under way is enough.
+            Some(Upkeep::Collect) => drop(collections.try_send(())),
         }
     }
 }
@@ -193,10 +209,17 @@ impl Home {
         let closest = closest.join("\n");
         assert!(matches, "{context}: {told:?}: nothing that was; expected and found:\n{closest}");
         self.model = found;
-        // Sealed at the latest by this question, so that the next death finds a newer head.
+        view.seal().expect(context);
+        let (_, marked) = collect(&store).expect(context);
+        // Every block of the newest head is there, and of all others only what others need.
         let top = view.resolve(VOLUME.as_bytes()).expect(context);
         for id in view.blocks_of(top.ino, true).expect(context) {
             store.get(&id).expect(context);
+            assert!(marked.strength(&id).is_some(), "{context}: {id} was taken for garbage");
+        }
+        check_blocks(&store, &self.held, context);
+        for id in store.owed(None, usize::MAX).expect(context) {
+            assert!(marked.strength(&id).is_some(), "{context}: {id} is garbage and was left");
         }
         view.shutdown().expect(context);
     }

@@ -196,7 +196,7 @@ impl Put {
             let number = self.tried.fetch_add(1, Ordering::AcqRel) + 1;
             let source = self.source.join(format!("put-{number}"));
             fs::write(&source, Self::content(number))?;
-            let wait = if number % 2 == 0 { "staged" } else { "sealed" };
+            let wait = if number.is_multiple_of(2) { "staged" } else { "sealed" };
             let source = source.to_str().expect("paths of tests are text");
             let mut put = node.command(&["put", source, "--to", "crash", "--wait", wait]);
             if run(&mut put, COMMAND_DEADLINE).code != Some(0) {
@@ -312,6 +312,12 @@ fn every_synced_byte_survives_kill_9() {
     let (source, tried, over) = (sources, AtomicU64::new(0), AtomicBool::new(false));
     let put = Put { source, tried, answered: Mutex::default() };
 
+    // What writing meets; the rest is `campaign`'s.
+    let aside = ["format", "identity", "keyring", "evict", "remove", "sweep", "reclaim"];
+    let reached: Vec<_> = POINTS
+        .into_iter()
+        .filter(|name| !aside.iter().any(|aside| name.starts_with(aside)))
+        .collect();
     let mut died = 0;
     for round in 0..if is_long() { ROUNDS_LONG } else { ROUNDS } {
         // From hardly begun to long past the first seal.
@@ -345,7 +351,10 @@ fn every_synced_byte_survives_kill_9() {
         if round % 2 == 0 {
             // Armed only now, when starting and checking reach no point.
             node.terminate();
-            node.arm(POINTS[random.next_u64() as usize % POINTS.len()], 1 + random.next_u64() % 6);
+            node.arm(
+                reached[random.next_u64() as usize % reached.len()],
+                1 + random.next_u64() % 6,
+            );
             node.restart();
             node.mount();
         }

@@ -16,7 +16,11 @@ pub use op::{Op, Upkeep};
 use xorfs_fuse::{
     FsError, InodeNo, Kind, Owner, RenameMode, SetAttr, Stat, View, ViewConfig, XattrMode,
 };
-use xorfs_store::{Access, BlockStore, Head, Inventory, Ledger, Local, LocalConfig, VolumeSecret};
+use xorfs_store::gc::{Marked, Root, Strength, Swept, mark};
+use xorfs_store::{
+    Access, BlockStore, Head, Inventory, Ledger, Local, LocalConfig, Reader, TreeError,
+    VolumeSecret, stored_head,
+};
 
 /// The volume of a campaign.
 pub const VOLUME: &str = "main";
@@ -54,6 +58,29 @@ pub fn open_view(store: &Arc<Local>) -> Result<Arc<View>, FsError> {
 /// The key of the campaign's volume.
 pub fn secret() -> VolumeSecret {
     VolumeSecret::from_bytes([7; 32])
+}
+
+/// Collects the garbage of a store that holds the campaign's volume and nothing else, as a daemon
+/// does while nothing is open. With what was done, the marks that it went by.
+///
+/// # Errors
+/// The first metadata that does not read, or the write that failed.
+pub fn collect(store: &Arc<Local>) -> Result<(Swept, Marked), TreeError> {
+    let reader = Reader::new(Arc::clone(store) as Arc<dyn BlockStore>, 8 << 20);
+    let horizon = store.horizon();
+    let secret = secret();
+    let head = stored_head(&**store, secret.id())?;
+    let roots: Vec<Root> = head
+        .into_iter()
+        .map(|head| Root::Volume {
+            head: Box::new(head),
+            key: secret.read_key(),
+            strength: Strength::Pinned,
+        })
+        .collect();
+    let mut marked = Marked::default();
+    mark(&reader, &roots, &mut marked)?;
+    Ok((store.sweep(horizon, &marked, false)?, marked))
 }
 
 /// Does an operation to the volume. What it does not fit is refused, as in the model.

@@ -11,6 +11,7 @@ use rocksdb::IteratorMode;
 
 use super::columns::{Column, Row, parse_id};
 use super::{Local, family, locked};
+use crate::crash;
 use crate::error::WriteError;
 use crate::gc::{Marked, Swept};
 use crate::horizon::Horizon;
@@ -79,7 +80,9 @@ impl Local {
                 None => change.remove(&id, row),
             }
         }
+        crash::point("sweep-before");
         self.apply(&mut writer, change)?;
+        crash::point("sweep-after");
         *swept = done;
         Ok(())
     }

@@ -75,6 +75,8 @@ pub enum Upkeep {
     Cache(Vec<Block>),
     /// A block held for the network, which stays.
     Hold(Block),
+    /// Garbage goes, while the next steps are done.
+    Collect,
 }
 
 impl Op {
@@ -122,6 +124,7 @@ impl Upkeep {
                 Some(Self::Cache((0..count).map(|_| block(&mut random, 1 << 20)).collect()))
             }
             18..20 => Some(Self::Hold(block(&mut random, 30_000))),
+            20..23 => Some(Self::Collect),
             _ => None,
         }
     }
