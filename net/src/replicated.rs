@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use xorfs_store::{Block, BlockId, BlockStore, Purpose, ReadError, WriteError, WriteGuard};
+use xorfs_store::{
+    Block, BlockId, BlockStore, PieceHash, PiecePlace, Purpose, ReadError, WriteError, WriteGuard,
+};
 
 use crate::driver::{Network, clock};
 use crate::node::search::Found;
@@ -83,6 +85,14 @@ impl BlockStore for Replicated {
             self.network.wake_publisher();
         }
         Ok(())
+    }
+
+    fn find_piece(&self, hash: &PieceHash) -> Result<Option<PiecePlace>, ReadError> {
+        self.local.find_piece(hash)
+    }
+
+    fn note_pieces(&self, pieces: &[(PieceHash, PiecePlace)]) -> Result<(), WriteError> {
+        self.local.note_pieces(pieces)
     }
 
     fn prefetch(&self, ids: &[BlockId]) {

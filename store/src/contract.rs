@@ -14,6 +14,7 @@ use crate::error::{ReadError, WriteError};
 use crate::gc::{Marked, Swept};
 use crate::horizon::{Horizon, WriteGuard};
 use crate::id::BlockId;
+use crate::pieces::{PieceHash, PiecePlace};
 
 /// What a block is put for. A later `put` adds its purpose to the earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +83,18 @@ pub trait BlockStore: Send + Sync {
 
     /// Makes every earlier `put` crash-safe.
     fn flush(&self) -> Result<(), WriteError>;
+
+    /// Where a piece was noted to be. A hint: the block may be gone by now, and a store that
+    /// keeps no such index finds nothing.
+    fn find_piece(&self, _hash: &PieceHash) -> Result<Option<PiecePlace>, ReadError> {
+        Ok(None)
+    }
+
+    /// Notes where pieces are, in blocks that were put before. After a crash it may be forgotten,
+    /// and is never remembered without the block.
+    fn note_pieces(&self, _pieces: &[(PieceHash, PiecePlace)]) -> Result<(), WriteError> {
+        Ok(())
+    }
 
     /// Says that these blocks will be read soon. A hint: it returns at once and never fails.
     fn prefetch(&self, _ids: &[BlockId]) {}

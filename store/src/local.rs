@@ -29,6 +29,7 @@ mod change;
 mod columns;
 mod durable;
 mod fault;
+mod pieces;
 mod rebuild;
 mod reclaim;
 mod recover;
@@ -54,6 +55,7 @@ use crate::error::{OpenError, ReadError, WriteError};
 use crate::gc::{Marked, Swept};
 use crate::horizon::{Guards, Horizon, WriteGuard};
 use crate::id::{BlockId, ID_BYTES};
+use crate::pieces::{PieceHash, PiecePlace};
 use crate::standing::Standing;
 use change::{Change, Counters, Cursor};
 use columns::{Column, Row, parse_id};
@@ -298,6 +300,14 @@ impl BlockStore for Local {
 
     fn flush(&self) -> Result<(), WriteError> {
         self.make_durable()
+    }
+
+    fn find_piece(&self, hash: &PieceHash) -> Result<Option<PiecePlace>, ReadError> {
+        self.piece(hash)
+    }
+
+    fn note_pieces(&self, pieces: &[(PieceHash, PiecePlace)]) -> Result<(), WriteError> {
+        self.write_pieces(pieces)
     }
 }
 

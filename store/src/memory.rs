@@ -17,6 +17,7 @@ use crate::error::{ReadError, WriteError};
 use crate::gc::{Marked, Swept};
 use crate::horizon::{Guards, Horizon, WriteGuard};
 use crate::id::BlockId;
+use crate::pieces::{PieceHash, PiecePlace};
 use crate::standing::Standing;
 
 /// A store in memory.
@@ -32,6 +33,7 @@ struct State {
     blocks: BTreeMap<BlockId, Entry>,
     bad: BTreeMap<BlockId, Entry>,
     records: BTreeMap<(Table, Vec<u8>), Bytes>,
+    pieces: BTreeMap<PieceHash, PiecePlace>,
     /// The number of the next put or renewal, so that the oldest block is known.
     next: u64,
 }
@@ -185,6 +187,15 @@ impl BlockStore for Memory {
     fn flush(&self) -> Result<(), WriteError> {
         Ok(())
     }
+
+    fn find_piece(&self, hash: &PieceHash) -> Result<Option<PiecePlace>, ReadError> {
+        Ok(self.state().pieces.get(hash).copied())
+    }
+
+    fn note_pieces(&self, pieces: &[(PieceHash, PiecePlace)]) -> Result<(), WriteError> {
+        self.state().pieces.extend(pieces.iter().copied());
+        Ok(())
+    }
 }
 
 impl Inventory for Memory {
@@ -263,7 +274,7 @@ impl Inventory for Memory {
 
     fn sweep(&self, horizon: Horizon, marked: &Marked, dry_run: bool) -> Result<Swept, WriteError> {
         let mut swept = Swept::default();
-        let mut state = self.state();
+        let state = &mut *self.state();
         if !dry_run {
             state.bad.retain(|id, _| marked.strength(id).is_some());
         }
@@ -278,6 +289,9 @@ impl Inventory for Memory {
             }
             after.is_some() || dry_run
         });
+        if swept.removed_blocks > 0 && !dry_run {
+            state.pieces.retain(|_, place| state.blocks.contains_key(&place.block()));
+        }
         Ok(swept)
     }
 }

@@ -92,14 +92,18 @@ impl Encoding {
     pub(crate) fn decode(decoder: &mut Decoder<'_>, sealed: u64) -> Result<Self, FormatError> {
         match decoder.u8()? {
             ENCODING_PLAIN => Ok(Self::Plain),
-            ENCODING_ZSTD => match decoder.varint()? {
-                plain if plain > unsealed_length(sealed) && plain <= PIECE_BYTES_MAX as u64 => {
-                    Ok(Self::Zstd { plain_length: plain as u32 })
-                }
-                _ => Err(FormatError::Invalid("the length of a compressed piece")),
-            },
+            ENCODING_ZSTD => Self::zstd(decoder.varint()?, sealed),
             _ => Err(FormatError::Invalid("an encoding of pieces that this version knows not")),
         }
+    }
+
+    /// The encoding of a compressed piece of `sealed` bytes.
+    pub(crate) fn zstd(plain_length: u64, sealed: u64) -> Result<Self, FormatError> {
+        let shrinks = plain_length > unsealed_length(sealed);
+        if !shrinks || plain_length > PIECE_BYTES_MAX as u64 {
+            return Err(FormatError::Invalid("the length of a compressed piece"));
+        }
+        Ok(Self::Zstd { plain_length: plain_length as u32 })
     }
 }
 
@@ -156,12 +160,7 @@ impl BlockRef {
     pub(crate) fn decode(decoder: &mut Decoder<'_>) -> Result<Self, FormatError> {
         let id = BlockId::from_bytes(decoder.array()?);
         let (offset, length) = (decoder.varint()?, decoder.varint()?);
-        let end = offset.checked_add(length);
-        let fits = end.is_some_and(|end| end <= BLOCK_BYTES_MAX as u64);
-        let last_segment = length % SEALED_SEGMENT_BYTES as u64;
-        if !fits || length == 0 || (1..=TAG_BYTES as u64).contains(&last_segment) {
-            return Err(FormatError::Invalid("a piece's range in its block"));
-        }
+        check_range(offset, length)?;
         let encoding = Encoding::decode(decoder, length)?;
         let key = PieceKey(decoder.array()?);
         Ok(Self { id, offset: offset as u32, length: length as u32, encoding, key })
@@ -172,6 +171,17 @@ impl fmt::Debug for BlockRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BlockRef({:?} {}+{})", self.id, self.offset, self.length)
     }
+}
+
+/// Whether a sealed piece can lie there in a block.
+pub(crate) fn check_range(offset: u64, length: u64) -> Result<(), FormatError> {
+    let end = offset.checked_add(length);
+    let fits = end.is_some_and(|end| end <= BLOCK_BYTES_MAX as u64);
+    let last_segment = length % SEALED_SEGMENT_BYTES as u64;
+    if !fits || length == 0 || (1..=TAG_BYTES as u64).contains(&last_segment) {
+        return Err(FormatError::Invalid("a piece's range in its block"));
+    }
+    Ok(())
 }
 
 /// Sealed bytes did not open: the key is another's, or they are not what was sealed.

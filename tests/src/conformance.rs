@@ -10,13 +10,13 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use xorfs_store::gc::{Marked, Strength, Swept};
 use xorfs_store::{
-    BLOCK_BYTES_MAX, Batch, Block, BlockId, BlockStore, Class, Inventory, Ledger, Purpose,
-    ReadError, Table, WriteError, WriteGuard,
+    BLOCK_BYTES_MAX, Batch, Block, BlockId, BlockStore, Class, Inventory, Ledger, PieceHash,
+    PiecePlace, Purpose, ReadError, Table, WriteError, WriteGuard,
 };
 
 /// Runs every check on a store of its own; `open` makes an empty one without a quota.
 pub fn suite<S: BlockStore + Inventory + Ledger>(open: impl Fn() -> S) {
-    let checks: [fn(&S); 14] = [
+    let checks: [fn(&S); 15] = [
         blocks_of_every_length_come_back,
         what_was_never_put_is_missing,
         a_second_put_only_raises_the_class,
@@ -29,6 +29,7 @@ pub fn suite<S: BlockStore + Inventory + Ledger>(open: impl Fn() -> S) {
         a_sweep_does_what_the_marks_say,
         a_sweep_leaves_work_in_flight_alone,
         the_journal_is_what_is_staged,
+        pieces_are_found_where_they_were_noted_last,
         ledger_batches_apply_in_order,
         ledger_tables_and_prefixes_are_apart,
     ];
@@ -67,6 +68,30 @@ fn blocks_of_every_length_come_back<S: BlockStore>(store: &S) {
         assert_eq!(store.get(&block.id()).unwrap(), *block, "after a flush");
     }
     store.flush().unwrap();
+}
+
+fn pieces_are_found_where_they_were_noted_last<S: Inventory>(store: &S) {
+    let hash = |seed| PieceHash::from_bytes([seed; 16]);
+    let place = |block: &Block, at: u8| {
+        let bytes = [block.id().as_bytes().as_slice(), &[at; 12]].concat();
+        PiecePlace::decode(&bytes).expect("the length is right")
+    };
+    let (one, two) = (block(1, 5_000), block(2, 5_000));
+    for block in [&one, &two] {
+        store.put(block, Purpose::Own).unwrap();
+    }
+    assert_eq!(store.find_piece(&hash(1)).unwrap(), None);
+    store.note_pieces(&[(hash(1), place(&one, 1)), (hash(2), place(&one, 2))]).unwrap();
+    store.note_pieces(&[(hash(1), place(&two, 3))]).unwrap();
+    store.note_pieces(&[]).unwrap();
+    assert_eq!(store.find_piece(&hash(1)).unwrap(), Some(place(&two, 3)));
+    assert_eq!(store.find_piece(&hash(2)).unwrap(), Some(place(&one, 2)));
+    store.flush().unwrap();
+    // A collection that keeps the second block alone takes the entries of the first with it.
+    let marked: Marked = [(two.id(), Strength::Pinned)].into_iter().collect();
+    store.sweep(store.horizon(), &marked, false).unwrap();
+    assert_eq!(store.find_piece(&hash(1)).unwrap(), Some(place(&two, 3)));
+    assert_eq!(store.find_piece(&hash(2)).unwrap(), None);
 }
 
 fn what_was_never_put_is_missing<S: Inventory>(store: &S) {

@@ -8,6 +8,7 @@
 //! | `cached` | order, 8 big-endian; block id, 32 | empty | no |
 //! | `bad` | block id, 32 | [`BadRow`], 23 | no |
 //! | `notes` | a name | as the store needs | yes |
+//! | `pieces` | hash of a piece, 16 | where it is, 44 (see `crate::pieces`) | no |
 //! | `heads`, `bases`, `journal`, `peers`, `sources` | as the caller gives | as the caller gives | yes |
 //!
 //! `owed` and `cached` repeat what `index` says, so that both can be walked without the rest.
@@ -58,12 +59,13 @@ pub(super) enum Column {
     Sources,
     Bad,
     Notes,
+    Pieces,
 }
 
 impl Column {
     /// In the order in which they were invented, which is how RocksDB numbers them: new ones go
     /// to the end.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Blocks,
         Self::Index,
         Self::Owed,
@@ -75,12 +77,13 @@ impl Column {
         Self::Sources,
         Self::Bad,
         Self::Notes,
+        Self::Pieces,
     ];
 
     /// The families written without the log. Their rows are written in one batch and must be
     /// flushed together.
-    pub(super) const UNLOGGED: [Self; 5] =
-        [Self::Blocks, Self::Index, Self::Owed, Self::Cached, Self::Bad];
+    pub(super) const UNLOGGED: [Self; 6] =
+        [Self::Blocks, Self::Index, Self::Owed, Self::Cached, Self::Bad, Self::Pieces];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -88,6 +91,7 @@ impl Column {
             Self::Index => "index",
             Self::Owed => "owed",
             Self::Cached => "cached",
+            Self::Pieces => "pieces",
             Self::Heads => "heads",
             Self::Bases => "bases",
             Self::Journal => "journal",
@@ -228,7 +232,7 @@ pub(super) fn descriptors(config: &LocalConfig) -> Vec<ColumnFamilyDescriptor> {
     let block_buffer_bytes = memory_bytes / 4 * 3 / WRITE_BUFFERS;
     let options = |column: Column| match column {
         Column::Blocks => block_options(&cache, block_buffer_bytes),
-        Column::Index | Column::Owed | Column::Cached | Column::Bad => {
+        Column::Index | Column::Owed | Column::Cached | Column::Bad | Column::Pieces => {
             table_options(&cache, ROW_BUFFER_BYTES.min(memory_bytes / 8))
         }
         Column::Heads

@@ -55,6 +55,9 @@ impl Local {
         if !dry_run {
             self.sweep_bad(marked)?;
         }
+        if !dry_run && swept.removed_blocks > 0 {
+            self.drop_stale_pieces()?;
+        }
         Ok(swept)
     }
 

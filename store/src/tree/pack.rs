@@ -4,8 +4,11 @@
 //! Pieces are handed in and sealed on all cores (see `pool`); until its ref is known a piece is a
 //! [`Slot`]. A piece alone in its block has a ref once the block was put; a shared one once the
 //! block it lies in is complete, because the block's id is the hash of all of it. `flush` waits
-//! for the former and completes the latter. Large pieces are blocks of their own, which is what
-//! makes equal content one block.
+//! for the former and completes the latter.
+//!
+//! Before a piece is sealed it is looked up in the store's piece index (see `pieces`). What is
+//! found there is used only where its block is held, reads, and opens to the same bytes: nothing
+//! is named that is not really there.
 //!
 //! After an error a packer has lost pieces and is to be dropped.
 
@@ -17,16 +20,21 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use crate::block::{BLOCK_BYTES_MAX, Block};
+use crate::cache::ByteCache;
 use crate::contract::{BlockStore, Purpose};
 use crate::error::WriteError;
 use crate::id::BlockId;
-use crate::seal::{BlockRef, Encoding, Kind, PieceKey, seal_piece};
+use crate::pieces::{PieceHash, PieceName};
+use crate::seal::{BlockRef, Encoding, Kind, PieceKey, open_piece, seal_piece};
 use crate::tree::pool::Pool;
 use crate::tree::volume::ConvergenceSecret;
 
 /// Most plaintext bytes of pieces that are handed in and not placed: enough to keep the cores
 /// busy while the caller reads, or waits for the disk.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
+
+/// Memory for the blocks that lookups found pieces in.
+const CONFIRMED_BYTES_MAX: usize = 16 << 20;
 
 /// What a piece takes of memory beside its bytes, roughly: it bounds the number of small ones.
 const JOB_BYTES: usize = 1 << 10;
@@ -50,13 +58,13 @@ pub(crate) struct Packer {
     in_flight: VecDeque<usize>,
     /// The shared block under way.
     shared: Vec<u8>,
-    /// Slots in `shared`, with range, encoding and key.
-    waiting: Vec<(usize, Range<usize>, Encoding, PieceKey)>,
+    /// Slots in `shared`, with range, encoding, name and key.
+    waiting: Vec<(usize, Range<usize>, Encoding, PieceName, PieceKey)>,
     /// Slots of pieces that equal one in `shared`, with the slot of that.
     twins: Vec<(usize, usize)>,
     settled: Vec<Option<BlockRef>>,
     /// Slots of equal pieces, so that equal small files are stored once per sealing.
-    known: HashMap<(Kind, [u8; 32]), usize>,
+    known: HashMap<PieceHash, usize>,
 }
 
 /// What the threads of the pool share.
@@ -64,6 +72,8 @@ struct Sealer {
     blocks: Arc<dyn BlockStore>,
     purpose: Purpose,
     secret: ConvergenceSecret,
+    /// Blocks found by the piece index that were read and put for our purpose, the last ones.
+    confirmed: ByteCache<BlockId, Block>,
 }
 
 struct Job {
@@ -76,7 +86,7 @@ enum Outcome {
     Placed(BlockRef),
     /// To go into a shared block.
     Sealed {
-        kind: Kind,
+        name: PieceName,
         key: PieceKey,
         encoding: Encoding,
         bytes: Vec<u8>,
@@ -106,7 +116,8 @@ impl Packer {
         purpose: Purpose,
         secret: ConvergenceSecret,
     ) -> Self {
-        let sealer = Arc::new(Sealer { blocks, purpose, secret });
+        let confirmed = ByteCache::new(CONFIRMED_BYTES_MAX);
+        let sealer = Arc::new(Sealer { blocks, purpose, secret, confirmed });
         let pool = Pool::new({
             let sealer = Arc::clone(&sealer);
             move |job: Job| sealer.work(&job)
@@ -135,7 +146,8 @@ impl Packer {
 
     /// Seals a piece into a block of its own, here and now.
     pub(crate) fn alone(&self, kind: Kind, plaintext: &[u8]) -> Result<BlockRef, WriteError> {
-        self.sealer.place(kind, plaintext)
+        let key = PieceKey::derive(&self.sealer.secret, plaintext);
+        self.sealer.place(kind, key, plaintext)
     }
 
     /// Waits for every piece handed in and completes the shared block.
@@ -175,9 +187,8 @@ impl Packer {
         let slot = self.in_flight.pop_front().expect("every job in the pool has its slot");
         match result? {
             Outcome::Placed(piece) => self.settled[slot] = Some(piece),
-            Outcome::Sealed { kind, key, encoding, bytes } => {
-                let name = (kind, *key.as_bytes());
-                if let Some(twin) = self.known.get(&name) {
+            Outcome::Sealed { name, key, encoding, bytes } => {
+                if let Some(twin) = self.known.get(&name.hash) {
                     match &self.settled[*twin] {
                         Some(piece) => self.settled[slot] = Some(piece.clone()),
                         None => self.twins.push((slot, *twin)),
@@ -189,8 +200,8 @@ impl Packer {
                 }
                 let from = self.shared.len();
                 self.shared.extend_from_slice(&bytes);
-                self.waiting.push((slot, from..self.shared.len(), encoding, key));
-                self.known.insert(name, slot);
+                self.known.insert(name.hash, slot);
+                self.waiting.push((slot, from..self.shared.len(), encoding, name, key));
             }
         }
         Ok(())
@@ -202,10 +213,14 @@ impl Packer {
         }
         let shared = std::mem::take(&mut self.shared);
         let id = self.sealer.put(shared)?;
-        for (slot, range, encoding, key) in self.waiting.drain(..) {
+        let mut noted = Vec::with_capacity(self.waiting.len());
+        for (slot, range, encoding, name, key) in self.waiting.drain(..) {
             let (offset, length) = (range.start as u32, range.len() as u32);
-            self.settled[slot] = Some(BlockRef { id, offset, length, encoding, key });
+            let piece = BlockRef { id, offset, length, encoding, key };
+            noted.push((name.hash, name.place(&piece)));
+            self.settled[slot] = Some(piece);
         }
+        self.sealer.blocks.note_pieces(&noted)?;
         for (slot, twin) in self.twins.drain(..) {
             self.settled[slot] = self.settled[twin].clone();
         }
@@ -215,18 +230,61 @@ impl Packer {
 
 impl Sealer {
     fn work(&self, job: &Job) -> Result<Outcome, WriteError> {
-        let (kind, plaintext) = (job.kind, job.plain.bytes());
-        if !job.shares {
-            return Ok(Outcome::Placed(self.place(kind, plaintext)?));
-        }
+        let plaintext = job.plain.bytes();
         let key = PieceKey::derive(&self.secret, plaintext);
+        let name = PieceName::of(job.kind, &key);
+        if let Some(piece) = self.find(job.kind, &name, &key, plaintext)? {
+            return Ok(Outcome::Placed(piece));
+        }
+        if !job.shares {
+            let piece = self.place(job.kind, key, plaintext)?;
+            self.blocks.note_pieces(&[(name.hash, name.place(&piece))])?;
+            return Ok(Outcome::Placed(piece));
+        }
         let mut bytes = Vec::new();
-        let encoding = seal_piece(kind, &key, plaintext, &mut bytes);
-        Ok(Outcome::Sealed { kind, key, encoding, bytes })
+        let encoding = seal_piece(job.kind, &key, plaintext, &mut bytes);
+        Ok(Outcome::Sealed { name, key, encoding, bytes })
     }
 
-    fn place(&self, kind: Kind, plaintext: &[u8]) -> Result<BlockRef, WriteError> {
-        let key = PieceKey::derive(&self.secret, plaintext);
+    /// The piece as it is stored already, if it is. Whatever speaks against an entry, a missing
+    /// block or one that does not read among it, means that the piece is stored anew.
+    fn find(
+        &self,
+        kind: Kind,
+        name: &PieceName,
+        key: &PieceKey,
+        plaintext: &[u8],
+    ) -> Result<Option<BlockRef>, WriteError> {
+        let Ok(Some(place)) = self.blocks.find_piece(&name.hash) else { return Ok(None) };
+        let Ok(piece) = name.piece(&place, key) else { return Ok(None) };
+        if piece.plain_length() != plaintext.len() as u64 {
+            return Ok(None);
+        }
+        let Some(block) = self.confirm(&piece.id)? else { return Ok(None) };
+        let from = piece.offset as usize;
+        let sealed = block.bytes().get(from..from + piece.length as usize);
+        let opens = sealed.is_some_and(|sealed| {
+            open_piece(kind, &piece, sealed, 0..plaintext.len())
+                .is_ok_and(|opened| opened[..] == *plaintext)
+        });
+        Ok(opens.then_some(piece))
+    }
+
+    /// A block that is held and reads; from then on it is held for our purpose too.
+    fn confirm(&self, id: &BlockId) -> Result<Option<Block>, WriteError> {
+        if let Some(block) = self.confirmed.find(id) {
+            return Ok(Some(block));
+        }
+        if !self.blocks.renew(id)? {
+            return Ok(None);
+        }
+        let Ok(block) = self.blocks.get(id) else { return Ok(None) };
+        self.blocks.put(&block, self.purpose)?;
+        self.confirmed.keep(*id, block.clone(), block.bytes().len());
+        Ok(Some(block))
+    }
+
+    fn place(&self, kind: Kind, key: PieceKey, plaintext: &[u8]) -> Result<BlockRef, WriteError> {
         let mut sealed = Vec::new();
         let encoding = seal_piece(kind, &key, plaintext, &mut sealed);
         let length = sealed.len() as u32;
