@@ -21,15 +21,17 @@ pub struct NetConfig {
     pub request_timeout: Duration,
     /// How long a request that carries a block may take. Default 20 s: 1 MiB at 50 KiB/s.
     pub transfer_timeout: Duration,
-    /// How long a peer may be silent in a lookup before the next one is asked as well, and
-    /// whether it lives is checked. Default 1 s: above all healthy round trips.
+    /// How long a peer may be silent in a lookup before the next one is asked as well, where
+    /// its own answers say no less, and before whether it lives is checked. Default 1 s: above
+    /// all healthy round trips.
     pub hedge_delay: Duration,
     /// How long a peer has to answer when its life is in doubt, connecting included. Default
     /// 3 s: less makes a busy machine look dead.
     pub ping_timeout: Duration,
     /// How long a reader waits for a block before the read fails. Default 30 s.
     pub fetch_deadline: Duration,
-    /// Time between two repair passes. Default 10 min: a pass costs 32 bytes a block and peer.
+    /// Time between two repair passes. Default 10 min: a pass costs up to 3 kB
+    /// a neighbour where nothing is lost. A peer that fell silent is waited for as long.
     pub repair_interval: Duration,
     /// How long to wait after a peer came or went before publishing and repairing anew.
     /// Default 2 s: one pass then serves a whole burst of changes.

@@ -12,8 +12,9 @@ mod fetch;
 mod fresh;
 mod join;
 mod keeper;
-mod move_on;
+mod leave;
 mod peer;
+mod repair;
 mod status;
 mod tasks;
 #[cfg(test)]
@@ -41,6 +42,7 @@ use fetch::Fetches;
 use fresh::Fresh;
 use keeper::Keeper;
 use peer::Links;
+use repair::Digests;
 use status::Counters;
 use tasks::Tasks;
 
@@ -85,6 +87,7 @@ pub(crate) struct Shared {
     expected: Expected,
     fetches: Fetches,
     fresh: Fresh,
+    digests: Digests,
     counters: Counters,
     tasks: Tasks,
 }
@@ -134,6 +137,7 @@ impl Network {
             expected: Expected::new(config.transfer_timeout),
             fetches: Fetches::new(prefetch),
             fresh: Fresh::default(),
+            digests: Digests::default(),
             counters: Counters::default(),
             tasks,
             config,

@@ -8,6 +8,7 @@ pub(crate) mod bucket;
 pub(crate) mod key;
 pub(crate) mod lookup;
 pub(crate) mod region;
+pub(crate) mod rtt;
 pub(crate) mod table;
 
 use std::net::SocketAddr;

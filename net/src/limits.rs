@@ -35,6 +35,15 @@ pub(crate) const PROOF_SAMPLE: usize = 2;
 /// between a claim and its proof, so one is forgiven.
 pub(crate) const UNPROVED_MAX: u32 = 3;
 
+/// Most leading bits that tell ranges apart in a comparison: 256 ranges cost about 3 kB.
+pub(crate) const RANGE_BITS_MAX: usize = 8;
+
+/// Neighbours that are asked to compare at the same time.
+pub(crate) const COMPARES_MAX: usize = 4;
+
+/// Blocks that each repair pass looks at though no neighbour differs: claims are audited so.
+pub(crate) const AUDITS: usize = 4;
+
 /// Ids in one offer. One offer then costs 32 KB and one round trip for up to 1 GB of blocks.
 pub(crate) const OFFER_IDS_MAX: usize = 1_000;
 

@@ -28,9 +28,11 @@ use xorfs_store::{Block, BlockId, Head, VolumeId};
 
 use crate::config::NetConfig;
 use crate::identity::NodeId;
+use crate::kad::rtt::Rtt;
 use crate::kad::table::Table;
 use crate::kad::{Key, Peer};
 use crate::limits::{FAR_SLACK, K};
+use crate::replica::digest::{Compare, Differences, Digest};
 use crate::replica::head::HeadSpread;
 use crate::replica::spread::{Aim, Placed, Spread, Terms};
 use call::{Answer, Call, CallError, Verdict};
@@ -67,6 +69,7 @@ pub(crate) enum Outcome {
     /// How many nodes hold the head.
     HeadStored(usize),
     Spread(Vec<Placed>),
+    Compared(Differences),
 }
 
 /// The times and numbers that a node goes by.
@@ -113,6 +116,7 @@ enum Op {
     Search(Search),
     Head(HeadSpread),
     Spread(Box<Spread>),
+    Compare(Compare),
 }
 
 #[derive(Debug)]
@@ -129,6 +133,7 @@ struct InFlight {
     op: Option<OpId>,
     to: Peer,
     call: Call,
+    sent: Instant,
     expires: Instant,
     stalls: Option<Instant>,
 }
@@ -140,6 +145,8 @@ pub(crate) struct Node {
     settings: NodeSettings,
     table: Table,
     members: Membership,
+    /// How long small answers take over all peers, for those not measured yet.
+    typical: Option<Rtt>,
     running: BTreeMap<OpId, Running>,
     in_flight: BTreeMap<CallId, InFlight>,
     timers: BTreeSet<(Instant, Timer)>,
@@ -155,6 +162,7 @@ impl Node {
             settings,
             table: Table::new(own),
             members: Membership::default(),
+            typical: None,
             running: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -224,6 +232,24 @@ impl Node {
         self.start(now, Op::Spread(Box::new(spread)), false)
     }
 
+    /// The others that should hold what lives at `key`, where this node should too.
+    pub(crate) fn group_with_us(&self, key: &Key) -> Option<Vec<NodeId>> {
+        let replicas = self.settings.replicas;
+        let own = Key::from(self.own).distance(key);
+        let closest = self.table.closest(key, replicas);
+        let closer = closest.iter().filter(|entry| entry.peer.key().distance(key) < own).count();
+        let others = closest.into_iter().take(replicas - 1).map(|entry| entry.peer.id);
+        (closer < replicas).then(|| others.collect())
+    }
+
+    /// Asks all neighbours where they hold something else than `digest` says this node does.
+    pub(crate) fn compare(&mut self, now: Instant, digest: &Digest) -> OpId {
+        let known = digest.peers().filter_map(|id| self.table.find(id));
+        let sound = known.filter(|entry| !entry.suspect).map(|entry| entry.peer.clone());
+        let compare = Compare::new(digest, sound.collect::<Vec<_>>());
+        self.start(now, Op::Compare(compare), false)
+    }
+
     /// Ends an operation that nobody waits for any more, without an outcome.
     pub(crate) fn cancel(&mut self, op: OpId) {
         if let Some(running) = self.running.remove(&op) {
@@ -242,6 +268,7 @@ impl Node {
         match &answer {
             Ok(answer) => {
                 self.on_peer_answered(now, &done.to);
+                self.measure(now, &done);
                 if matches!(answer, Answer::Proved(verdicts) if verdicts.contains(&Verdict::Lacking))
                 {
                     self.on_claim_unproved(now, &done.to.id);
@@ -335,22 +362,52 @@ impl Node {
             call if call.is_transfer() => self.settings.transfer_timeout,
             _ => self.settings.request_timeout,
         };
-        let hedged = matches!(call, Call::FindNode(_) | Call::FindBlock(_) | Call::FindHead(_));
-        let stalls = hedged.then(|| now + self.settings.hedge_delay);
+        let stalls = self.patience(&to.id, &call).map(|patience| now + patience);
         let expires = now + limit;
         self.timers.insert((expires, Timer::CallExpires(id)));
         if let Some(stalls) = stalls {
             self.timers.insert((stalls, Timer::CallStalls(id)));
         }
         self.actions.push_back(Action::Call { id, to: to.clone(), call: call.clone() });
-        self.in_flight.insert(id, InFlight { op, to, call, expires, stalls });
+        self.in_flight.insert(id, InFlight { op, to, call, sent: now, expires, stalls });
         id
     }
 
+    /// How long a request may take before another peer is asked too. Blocks take long on thin
+    /// lines without anybody being slow, so for them it is fixed.
+    fn patience(&self, to: &NodeId, call: &Call) -> Option<Duration> {
+        let longest = self.settings.hedge_delay;
+        match call {
+            Call::FindNode(_) | Call::FindHead(_) => {
+                let measured = self.table.find(to).and_then(|entry| entry.rtt);
+                let rtt = measured.or(self.typical);
+                Some(rtt.map_or(longest, |rtt| rtt.patience().min(longest)))
+            }
+            Call::FindBlock(_) => Some(longest),
+            _ => None,
+        }
+    }
+
+    fn measure(&mut self, now: Instant, done: &InFlight) {
+        if matches!(done.call, Call::FindNode(_) | Call::FindHead(_) | Call::Ping) {
+            let took = now.saturating_duration_since(done.sent);
+            self.table.measured(&done.to.id, took);
+            self.typical = Some(Rtt::with(self.typical, took));
+        }
+    }
+
+    /// A request is slower than the peer usually is, so another is asked too. Whether the peer
+    /// lives is looked into only once it is slower than any healthy one.
     fn on_stall(&mut self, now: Instant, id: CallId) {
-        let Some(slow) = self.in_flight.get(&id) else { return };
+        let Some(slow) = self.in_flight.get_mut(&id) else { return };
         let (to, call, op) = (slow.to.clone(), slow.call.clone(), slow.op);
-        self.suspect(now, &to);
+        let doubtful = slow.sent + self.settings.hedge_delay;
+        if now < doubtful {
+            slow.stalls = Some(doubtful);
+            self.timers.insert((doubtful, Timer::CallStalls(id)));
+        } else {
+            self.suspect(now, &to);
+        }
         if let Some(op) = op {
             if let Some(running) = self.running.get_mut(&op) {
                 running.on_stall(&to.id, &call);
@@ -388,6 +445,7 @@ impl Running {
             Op::Search(search) => search.poll_call(),
             Op::Head(spread) => spread.poll_call(),
             Op::Spread(spread) => spread.poll_call(table),
+            Op::Compare(compare) => compare.poll_call(),
         }
     }
 
@@ -396,6 +454,7 @@ impl Running {
             Op::Search(search) => search.on_answer(from, answer),
             Op::Head(spread) => spread.on_answer(from, answer),
             Op::Spread(spread) => spread.on_answer(from, call, answer),
+            Op::Compare(compare) => compare.on_answer(from, answer),
         }
     }
 
@@ -404,6 +463,7 @@ impl Running {
             Op::Search(search) => search.on_stall(from),
             Op::Head(spread) => spread.on_stall(from),
             Op::Spread(spread) => spread.on_stall(from, call),
+            Op::Compare(_) => {}
         }
     }
 
@@ -417,6 +477,7 @@ impl Running {
             }),
             Op::Head(spread) => spread.outcome().map(Outcome::HeadStored),
             Op::Spread(spread) => spread.outcome().map(Outcome::Spread),
+            Op::Compare(compare) => compare.outcome().map(Outcome::Compared),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::identity::NodeId;
 use crate::kad::{Key, Peer};
 use crate::limits::HEADS_MAX;
 use crate::replica::proof::prove;
-use crate::wire::{Name, Nonce, Offered, Refusal, Request, Response};
+use crate::wire::{Name, Nonce, Offered, RangeSum, Refusal, Request, Response};
 
 /// A local store, as far as the network uses it.
 pub(crate) trait Holdings: Inventory + Ledger {}
@@ -33,6 +33,8 @@ pub(crate) trait Routes {
     /// Whether `asker` may send a block that is wanted; false where it is on its way from
     /// somebody else.
     fn expect(&self, id: BlockId, asker: &NodeId) -> bool;
+    /// In which ranges this node holds something else than `asker` does, as far as both should.
+    fn differing(&self, asker: &NodeId, bits: u8, sums: &[RangeSum]) -> Vec<u8>;
     /// A block that was not here before is held for the network now.
     fn on_stored(&self, id: BlockId);
     /// A block that the store holds turned out to be corrupt.
@@ -71,6 +73,9 @@ impl<R: Routes> Server<'_, R> {
             Request::Store { id, .. } => self.keep_block(BlockId::from_bytes(id), payload),
             Request::StoreHead { .. } => self.keep_head(payload),
             Request::Prove { nonce, ids } => self.proofs(&nonce, &ids),
+            Request::Compare { bits, sums } => {
+                Response::Differs { ranges: self.routes.differing(asker, bits, &sums) }
+            }
         };
         (response, Bytes::new())
     }
@@ -227,6 +232,10 @@ mod tests {
 
         fn expect(&self, _id: BlockId, _asker: &NodeId) -> bool {
             true
+        }
+
+        fn differing(&self, _asker: &NodeId, _bits: u8, _sums: &[RangeSum]) -> Vec<u8> {
+            Vec::new()
         }
 
         fn on_stored(&self, _id: BlockId) {}

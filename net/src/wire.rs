@@ -26,4 +26,4 @@ pub(crate) mod frame;
 pub(crate) mod message;
 
 pub(crate) use frame::{PREFIX_BYTES, header_length};
-pub(crate) use message::{Name, Nonce, OfferReply, Offered, Refusal, Request, Response};
+pub(crate) use message::{Name, Nonce, OfferReply, Offered, RangeSum, Refusal, Request, Response};

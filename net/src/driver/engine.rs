@@ -14,6 +14,7 @@ use crate::kad::{Key, Peer};
 use crate::node::call::{Answer, Call};
 use crate::node::{Action, CallId, Node, OpId, Outcome};
 use crate::serve::Routes;
+use crate::wire::RangeSum;
 
 /// The node and who waits for what of it.
 pub(crate) struct Engine {
@@ -166,6 +167,10 @@ impl Routes for Arc<Shared> {
 
     fn expect(&self, id: BlockId, asker: &NodeId) -> bool {
         !self.fetches.is_under_way(&id) && self.expected.may_send(id, *asker, clock())
+    }
+
+    fn differing(&self, asker: &NodeId, bits: u8, sums: &[RangeSum]) -> Vec<u8> {
+        self.differing_from(asker, bits, sums)
     }
 
     fn on_stored(&self, id: BlockId) {

@@ -64,11 +64,18 @@ impl Fresh {
 impl Shared {
     /// A block of another node's is held now.
     pub(super) fn note_stored(&self, id: BlockId) {
+        self.digests.note_moved();
         self.fresh.note(clock() + self.config.settle_delay, [id]);
     }
 
     /// Blocks of this home are acknowledged now.
     pub(super) fn note_published(&self, ids: Vec<BlockId>) {
+        let wait: Duration = self.config.settle_delay * WRITER_PATIENCE;
+        self.fresh.note(clock() + wait, ids);
+    }
+
+    /// Somebody else is bringing these to nodes that should have them: looked at again later.
+    pub(super) fn note_coming(&self, ids: Vec<BlockId>) {
         let wait: Duration = self.config.settle_delay * WRITER_PATIENCE;
         self.fresh.note(clock() + wait, ids);
     }

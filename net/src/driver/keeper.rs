@@ -2,8 +2,7 @@
 //!
 //! One task does both, publishing first, so that a block is never sent twice because of the
 //! two. It sleeps until there is something to do: new owed blocks, a peer that came or went, the
-//! next repair pass, or a retry. A repair pass starts at this node's own point in the key space,
-//! so that holders of the same blocks do not all begin with the same one.
+//! next repair pass, or a retry.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,11 +12,12 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use xorfs_store::{BlockId, Head, ReadError, Table};
+use xorfs_store::{BlockId, ReadError};
 
+use crate::driver::repair::Pass;
 use crate::driver::tasks::Stopped;
 use crate::driver::{Change, Shared, clock};
-use crate::limits::{OFFER_IDS_MAX, PUBLISH_BATCH, PUBLISH_PARALLEL};
+use crate::limits::{PUBLISH_BATCH, PUBLISH_PARALLEL};
 use crate::node::Outcome;
 use crate::replica::spread::{Aim, Placed};
 
@@ -28,15 +28,6 @@ const RETRY_LAST: Duration = Duration::from_secs(300);
 /// Blocks remembered as not settled, so that new ones do not make us offer them again and
 /// again. Beyond it they are offered again.
 const UNSETTLED_MAX: usize = 100_000;
-
-/// Where a repair pass stands.
-#[derive(Debug, Clone, Copy)]
-struct Pass {
-    /// The last id that was checked; none at the very start of the key space.
-    after: Option<BlockId>,
-    start: BlockId,
-    wrapped: bool,
-}
 
 /// See the module's header.
 pub(super) struct Keeper {
@@ -75,11 +66,14 @@ impl Keeper {
                 if publish && self.publish().await.is_err() {
                     return;
                 }
-                if now() >= self.repair_at && self.repair.is_none() {
-                    self.start_pass();
+                if now() >= self.repair_at
+                    && self.repair.is_none()
+                    && self.start_pass().await.is_err()
+                {
+                    return;
                 }
-                if let Some(pass) = self.repair {
-                    match self.repair_step(pass).await {
+                if let Some(pass) = self.repair.take() {
+                    match self.shared.repair_step(pass).await {
                         Ok(next) => self.on_step(next),
                         Err(Stopped) => return,
                     }
@@ -196,64 +190,20 @@ impl Keeper {
         Ok(progress)
     }
 
-    fn start_pass(&mut self) {
-        let start = BlockId::from_bytes(*self.shared.own.as_bytes());
-        self.repair = Some(Pass { after: Some(start), start, wrapped: false });
+    async fn start_pass(&mut self) -> Result<(), Stopped> {
         self.repair_at = now() + self.shared.config.repair_interval;
+        let share = self.shared.counters.repair_passes.load(Ordering::Relaxed);
+        self.repair = Some(self.shared.start_pass(share).await?);
         self.shared.counters.repair_running.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn on_step(&mut self, next: Option<Pass>) {
         self.repair = next;
-        if next.is_none() {
+        if self.repair.is_none() {
             self.shared.counters.repair_running.store(false, Ordering::Relaxed);
             self.shared.counters.repair_passes.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    /// Checks the next batch of held blocks; the last step spreads the heads.
-    async fn repair_step(&mut self, pass: Pass) -> Result<Option<Pass>, Stopped> {
-        let shared = Arc::clone(&self.shared);
-        let store = Arc::clone(&shared.store);
-        let held =
-            shared.tasks.blocking(move || store.ids(pass.after.as_ref(), OFFER_IDS_MAX)).await?;
-        let mut held = or_warn(held, "held blocks could not be listed");
-        let full = held.len() == OFFER_IDS_MAX;
-        if pass.wrapped {
-            held.retain(|id| *id <= pass.start);
-        }
-        let last = held.last().copied();
-        let more = full && !(pass.wrapped && held.len() < OFFER_IDS_MAX);
-        if !held.is_empty() {
-            let moved = shared.vacate(held.clone()).await?;
-            let placed = shared.spread(Aim::Repair, held).await?;
-            let sent = moved + placed.iter().map(|block| u64::from(block.sent)).sum::<u64>();
-            shared.counters.repair_checked.fetch_add(placed.len() as u64, Ordering::Relaxed);
-            shared.counters.repair_sent.fetch_add(sent, Ordering::Relaxed);
-            if placed.iter().any(|block| !block.settled) {
-                self.plan_retry();
-            }
-            shared.record_kept(placed).await?;
-        }
-        if more {
-            return Ok(Some(Pass { after: last, ..pass }));
-        }
-        if !pass.wrapped {
-            return Ok(Some(Pass { after: None, wrapped: true, ..pass }));
-        }
-        self.spread_heads().await?;
-        Ok(None)
-    }
-
-    async fn spread_heads(&self) -> Result<(), Stopped> {
-        let store = Arc::clone(&self.shared.store);
-        let records = self.shared.tasks.blocking(move || store.scan(Table::Heads, &[])).await?;
-        for (_, encoded) in or_warn(records, "heads could not be listed") {
-            if let Ok(head) = Head::decode(encoded) {
-                self.shared.operate(|node, now| node.spread_head(now, head)).outcome().await;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -271,11 +221,14 @@ impl Shared {
     }
 
     /// Writes down how many copies there are of blocks that are kept for whatever reason. That
-    /// there are few does not make them owed: most of them are not ours, and repair goes on.
+    /// there are few does not make them owed: most of them are not ours, and repair goes on. What
+    /// others were just sending is looked at again.
     pub(super) async fn record_kept(
         self: &Arc<Self>,
         mut placed: Vec<Placed>,
     ) -> Result<(), Stopped> {
+        let coming = placed.iter().filter(|block| block.coming).map(|block| block.id);
+        self.note_coming(coming.collect());
         placed.retain(|block| block.acknowledged);
         self.record(placed).await
     }
@@ -296,7 +249,7 @@ impl Shared {
     }
 }
 
-fn or_warn<T: Default>(read: Result<T, ReadError>, what: &str) -> T {
+pub(super) fn or_warn<T: Default>(read: Result<T, ReadError>, what: &str) -> T {
     read.unwrap_or_else(|error| {
         tracing::warn!(%error, "{what}");
         T::default()

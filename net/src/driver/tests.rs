@@ -431,3 +431,60 @@ async fn an_unreachable_join_peer_is_tried_again() {
     until("they are together", || node.network.status().peers == 1).await;
     drop(back);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neighbours_that_agree_name_no_blocks() {
+    let nodes = cluster(4).await;
+    let blocks: Vec<_> = (0..2_000).map(block).collect();
+    for node in &nodes {
+        blocks.iter().for_each(|block| node.store.put(block, Purpose::Hold).unwrap());
+    }
+    let passes = || nodes.iter().map(|node| node.network.status().repair.passes).min().unwrap();
+    // The first passes may have begun while the blocks were put.
+    let settled = passes() + 3;
+    until("all have seen all", || passes() >= settled).await;
+    let sent = || nodes.iter().map(|node| node.network.status().bytes_out).sum::<u64>();
+    let (before, from) = (sent(), passes());
+    until("passes went by", || passes() >= from + 4).await;
+    let passes = nodes.iter().map(|node| node.network.status().repair.passes).sum::<u64>();
+    // Naming them takes 32 bytes a block and neighbour; a comparison takes about 1 kB.
+    let each = (sent() - before) / (passes.saturating_sub(4 * from)).max(1);
+    assert!(each < 3 * 2_000 * 32 / 10, "{each} bytes were sent in each pass");
+    nodes[1].store.remove(&blocks[7].id()).unwrap();
+    until("what one lost is back", || nodes[1].store.contains(&blocks[7].id()).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_leaves_hands_over() {
+    let few = |join: &[SocketAddr]| NetConfig {
+        replicas: 3,
+        // What comes about here is not repair's work.
+        repair_interval: Duration::from_secs(3_600),
+        settle_delay: Duration::from_secs(600),
+        ..config(join)
+    };
+    let mut nodes = vec![start_with(few(&[]), 1, Arc::new(Memory::new())).await];
+    for seed in 2..=6 {
+        let join = [nodes[0].network.local_addr()];
+        nodes.push(start_with(few(&join), seed, Arc::new(Memory::new())).await);
+    }
+    for node in &nodes {
+        until("everybody knows everybody", || node.network.status().peers == 5).await;
+    }
+    let leaving = nodes.pop().unwrap();
+    let blocks: Vec<_> = (0..40).map(block).collect();
+    blocks.iter().for_each(|block| leaving.store.put(block, Purpose::Hold).unwrap());
+    let closest = |block: &Block| {
+        leaving
+            .network
+            .shared()
+            .with_node(|node| node.is_in_close_group(&crate::kad::Key::from(block.id())))
+    };
+    let ours: Vec<_> = blocks.iter().filter(|block| closest(block)).collect();
+    assert!(ours.len() > 5, "{} blocks are its own to keep", ours.len());
+    leaving.network.hand_over().await;
+    for block in ours {
+        let copies = nodes.iter().filter(|node| node.store.contains(&block.id()).unwrap()).count();
+        assert_eq!(copies, 3);
+    }
+}

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::identity::NodeId;
 use crate::kad::Peer;
+use crate::kad::rtt::Rtt;
 use crate::limits::K;
 
 /// A peer in the table.
@@ -18,6 +19,8 @@ pub(crate) struct Entry {
     pub(crate) last_seen: Instant,
     /// A request failed and whether the peer lives is being checked.
     pub(crate) suspect: bool,
+    /// How long it takes to answer, where that was measured.
+    pub(crate) rtt: Option<Rtt>,
 }
 
 /// What became of a peer that was seen.
@@ -41,7 +44,7 @@ pub(crate) struct Bucket {
 impl Bucket {
     /// Notes that `peer`, which proved its key, was heard of.
     pub(crate) fn seen(&mut self, now: Instant, peer: Peer) -> Seen {
-        let entry = Entry { peer, last_seen: now, suspect: false };
+        let entry = Entry { peer, last_seen: now, suspect: false, rtt: None };
         if let Some(at) = position(&self.entries, &entry.peer.id) {
             refresh(&mut self.entries, at, entry);
             return Seen::Known;

@@ -1,9 +1,10 @@
 //! The routing table: a bucket for each length of prefix that a peer can share with us.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::identity::NodeId;
 use crate::kad::bucket::{Bucket, Entry, Seen};
+use crate::kad::rtt::Rtt;
 use crate::kad::{Key, Peer};
 use crate::limits::K;
 
@@ -34,6 +35,13 @@ impl Table {
             && bucket.entry_mut(id).is_some()
         {
             bucket.seen(now, Peer { id: *id, addresses: Vec::new() });
+        }
+    }
+
+    /// Notes how long a peer took to answer.
+    pub(crate) fn measured(&mut self, id: &NodeId, took: Duration) {
+        if let Some(entry) = self.bucket_mut(id).and_then(|bucket| bucket.entry_mut(id)) {
+            entry.rtt = Some(Rtt::with(entry.rtt, took));
         }
     }
 

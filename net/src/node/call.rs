@@ -10,7 +10,7 @@ use bytes::Bytes;
 use xorfs_store::{Block, BlockId, Head, VolumeId};
 
 use crate::kad::{Key, Peer};
-use crate::wire::{Name, Nonce, Offered, Refusal, Request, Response};
+use crate::wire::{Name, Nonce, Offered, RangeSum, Refusal, Request, Response};
 
 /// A request to one peer.
 #[derive(Debug, Clone)]
@@ -30,6 +30,10 @@ pub(crate) enum Call {
         nonce: Nonce,
         ids: Arc<[BlockId]>,
     },
+    Compare {
+        bits: u8,
+        sums: Arc<[RangeSum]>,
+    },
 }
 
 /// What a peer answered, verified as far as it can be.
@@ -46,6 +50,8 @@ pub(crate) enum Answer {
     Proofs(Vec<Option<Name>>),
     /// What the proofs were worth.
     Proved(Vec<Verdict>),
+    /// One bit for each range that was compared.
+    Differs(Vec<u8>),
 }
 
 /// What is known of a claim to hold a block.
@@ -93,6 +99,7 @@ impl Call {
             Self::StoreHead(_) => "store head",
             Self::Sync => "sync",
             Self::Prove { .. } => "prove",
+            Self::Compare { .. } => "compare",
         }
     }
 
@@ -110,6 +117,7 @@ impl Call {
             Self::Prove { nonce, ids } => {
                 Request::Prove { nonce: *nonce, ids: ids.iter().map(|id| *id.as_bytes()).collect() }
             }
+            Self::Compare { bits, sums } => Request::Compare { bits: *bits, sums: sums.to_vec() },
             Self::Store(id) => {
                 let block = block.filter(|block| block.id() == *id).ok_or(CallError::Unsent)?;
                 let length = block.bytes().len() as u32;
@@ -146,6 +154,7 @@ impl Call {
             (Self::Prove { ids, .. }, Response::Proofs { proofs }) if proofs.len() == ids.len() => {
                 Ok(Answer::Proofs(proofs))
             }
+            (Self::Compare { .. }, Response::Differs { ranges }) => Ok(Answer::Differs(ranges)),
             _ => Err(CallError::Wrong),
         }
     }

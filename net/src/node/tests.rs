@@ -17,7 +17,7 @@ use xorfs_store::{Block, BlockId, BlockStore, Head, Inventory, Memory, Purpose, 
 use super::*;
 use crate::replica::proof;
 use crate::serve::{HeadGate, Routes, Server};
-use crate::wire::{PREFIX_BYTES, Request, Response};
+use crate::wire::{PREFIX_BYTES, RangeSum, Request, Response};
 
 enum Event {
     Request { from: usize, to: usize, call: CallId, frame: Bytes, payload: Bytes },
@@ -53,6 +53,10 @@ impl Routes for Node {
 
     fn expect(&self, _id: BlockId, _asker: &NodeId) -> bool {
         true
+    }
+
+    fn differing(&self, _asker: &NodeId, _bits: u8, _sums: &[RangeSum]) -> Vec<u8> {
+        Vec::new()
     }
 
     fn on_stored(&self, _id: BlockId) {}

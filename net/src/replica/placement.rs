@@ -137,6 +137,11 @@ impl Plan {
         self.wanted.target
     }
 
+    /// Whether somebody else was just bringing it to a node that should have it.
+    pub(crate) fn is_coming(&self) -> bool {
+        self.coming > 0
+    }
+
     /// Whether it is safe, though perhaps not everywhere it should be.
     pub(crate) fn is_enough(&self) -> bool {
         let enough = self.wanted.enough.min(self.wanted.target);

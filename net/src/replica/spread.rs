@@ -49,6 +49,8 @@ pub(crate) struct Placed {
     pub(crate) acknowledged: bool,
     /// As many as there should be hold it.
     pub(crate) settled: bool,
+    /// Others are on their way from somebody else.
+    pub(crate) coming: bool,
     /// Copies that were sent just now.
     pub(crate) sent: u8,
 }
@@ -157,6 +159,7 @@ impl Spread {
             copies: u8::try_from(plan.holders()).unwrap_or(u8::MAX),
             acknowledged: plan.is_enough(),
             settled: plan.target() > 0 && plan.holders() >= plan.target(),
+            coming: plan.is_coming(),
             sent: self.sent.get(id).copied().unwrap_or(0),
         });
         placed.collect()

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use xorfs_store::BLOCK_BYTES_MAX;
 
 use crate::kad::{Key, Peer};
-use crate::limits::{ADDRESSES_MAX, HEAD_MAX, K, OFFER_IDS_MAX, PROVE_IDS_MAX};
+use crate::limits::{ADDRESSES_MAX, HEAD_MAX, K, OFFER_IDS_MAX, PROVE_IDS_MAX, RANGE_BITS_MAX};
 use crate::wire::frame::{self, WireError};
 
 /// A block id or a volume id as it is sent.
@@ -13,6 +13,13 @@ pub(crate) type Name = [u8; 32];
 
 /// Makes the proofs of one request worthless for another.
 pub(crate) type Nonce = [u8; 16];
+
+/// A range of blocks in short: how many there are, and the sum of what stands for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct RangeSum {
+    pub(crate) count: u32,
+    pub(crate) sum: u64,
+}
 
 /// What a node asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +42,9 @@ pub(crate) enum Request {
     Sync,
     /// Show that you have these blocks: the proof of each under this nonce.
     Prove { nonce: Nonce, ids: Vec<Name> },
+    /// Here is what I hold of the blocks that belong to both of us, a sum for each range of
+    /// `bits` leading bits. Where does yours differ?
+    Compare { bits: u8, sums: Vec<RangeSum> },
 }
 
 /// What a node answers.
@@ -57,6 +67,8 @@ pub(crate) enum Response {
     Refused(Refusal),
     /// To a request for proofs, in its order; none for a block that is not held.
     Proofs { proofs: Vec<Option<Name>> },
+    /// To a comparison: one bit for each range, set where they differ.
+    Differs { ranges: Vec<u8> },
 }
 
 /// Two bits for each offered id, in the order of the offer. Neither: not held and not wanted.
@@ -101,6 +113,10 @@ impl Request {
             Self::Store { length, .. } => block_limit(*length)?,
             Self::StoreHead { length } => head_limit(*length)?,
             Self::Prove { ids, .. } => limit("a request for proofs", ids.len(), 1, PROVE_IDS_MAX)?,
+            Self::Compare { bits, sums } => {
+                limit("a prefix", usize::from(*bits), 0, RANGE_BITS_MAX)?;
+                limit("a comparison", sums.len(), 1 << bits, 1 << bits)?;
+            }
             Self::Ping
             | Self::FindNode { .. }
             | Self::FindBlock { .. }
@@ -138,6 +154,9 @@ impl Response {
                 limit("a bitmap", offered.wanted.len(), 0, OFFER_IDS_MAX.div_ceil(8))?;
             }
             Self::Proofs { proofs } => limit("a list of proofs", proofs.len(), 0, PROVE_IDS_MAX)?,
+            Self::Differs { ranges } => {
+                limit("a bitmap", ranges.len(), 0, (1usize << RANGE_BITS_MAX).div_ceil(8))?;
+            }
             Self::Pong | Self::Stored | Self::Refused(_) => {}
         }
         Ok(response)
@@ -242,6 +261,9 @@ mod tests {
             (1..=HEAD_MAX as u32).prop_map(|length| Request::StoreHead { length }),
             (any::<Nonce>(), prop::collection::vec(any::<Name>(), 1..=PROVE_IDS_MAX))
                 .prop_map(|(nonce, ids)| Request::Prove { nonce, ids }),
+            (0..=RANGE_BITS_MAX as u8, any::<(u32, u64)>()).prop_map(|(bits, (count, sum))| {
+                Request::Compare { bits, sums: vec![RangeSum { count, sum }; 1 << bits] }
+            }),
         ]
     }
 
@@ -260,6 +282,8 @@ mod tests {
                 .prop_map(|(held, wanted)| Response::Offered(Offered { held, wanted })),
             prop::collection::vec(any::<Option<Name>>(), 0..=PROVE_IDS_MAX)
                 .prop_map(|proofs| Response::Proofs { proofs }),
+            prop::collection::vec(any::<u8>(), 0..=32)
+                .prop_map(|ranges| Response::Differs { ranges }),
         ]
     }
 
@@ -295,6 +319,8 @@ mod tests {
         let too_long = Request::Store { id: [0; 32], length: BLOCK_BYTES_MAX as u32 + 1 };
         assert!(Request::decode(&header(&too_long.encode())).is_err());
         assert!(Request::decode(&header(&Request::StoreHead { length: 0 }.encode())).is_err());
+        let uneven = Request::Compare { bits: 2, sums: vec![RangeSum::default(); 3] };
+        assert!(Request::decode(&header(&uneven.encode())).is_err());
         assert!(header_length((HEADER_BYTES_MAX as u32 + 1).to_le_bytes()).is_err());
         let mut longer = header(&Request::Ping.encode()).to_vec();
         longer.push(0);

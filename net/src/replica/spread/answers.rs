@@ -28,7 +28,11 @@ impl Spread {
             Call::Prove { ids, .. } => self.on_proved(from, ids, answer),
             Call::Store(id) => self.on_stored(from, *id, answer),
             Call::Sync => self.on_synced(from, answer),
-            Call::Ping | Call::FindBlock(_) | Call::FindHead(_) | Call::StoreHead(_) => {}
+            Call::Ping
+            | Call::FindBlock(_)
+            | Call::FindHead(_)
+            | Call::StoreHead(_)
+            | Call::Compare { .. } => {}
         }
     }
 
