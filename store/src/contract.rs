@@ -184,6 +184,12 @@ pub trait Inventory: BlockStore {
     /// brings one back gives it its old standing.
     fn bad(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BadBlock>, ReadError>;
 
+    /// Compares what is known of blocks with everything that repeats it, and mends it with
+    /// `repair`. Returns the number of entries that were wrong; 0 where nothing is repeated.
+    fn check_rows(&self, _repair: bool) -> Result<u64, WriteError> {
+        Ok(0)
+    }
+
     /// Forgets a block. Nothing happens where it is not held.
     fn remove(&self, id: &BlockId) -> Result<(), WriteError>;
 

@@ -7,6 +7,7 @@
 
 mod block;
 mod cache;
+pub mod check;
 mod chunk;
 mod compress;
 mod config;

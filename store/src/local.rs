@@ -33,6 +33,7 @@ mod pieces;
 mod rebuild;
 mod reclaim;
 mod recover;
+mod rows;
 mod space;
 mod staged;
 mod sweep;
@@ -383,6 +384,10 @@ impl Inventory for Local {
 
     fn bad(&self, after: Option<&BlockId>, limit: usize) -> Result<Vec<BadBlock>, ReadError> {
         self.bad_blocks(after, limit)
+    }
+
+    fn check_rows(&self, repair: bool) -> Result<u64, WriteError> {
+        self.compare_rows(repair)
     }
 
     fn remove(&self, id: &BlockId) -> Result<(), WriteError> {

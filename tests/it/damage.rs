@@ -123,9 +123,11 @@ impl Sample {
             assert_eq!(store.contains(&block.id()).unwrap(), !lost.contains(&block.id()));
             store.put(block, Purpose::Cache).unwrap();
         }
+        assert_eq!(store.check_rows(false).unwrap(), 0);
         store.flush().unwrap();
         drop(store);
         let store = Local::open(dir, config()).unwrap();
+        assert_eq!(store.check_rows(true).unwrap(), 0);
         assert_eq!(self.lost(&store), BTreeSet::new());
         let all: u64 = self.blocks.iter().map(|block| block.bytes().len() as u64).sum();
         let usage = store.usage();

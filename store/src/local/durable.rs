@@ -39,6 +39,11 @@ pub(super) struct Unflushed {
 }
 
 impl Unflushed {
+    /// More has changed than is listed: the next flush takes everything.
+    pub(super) fn overflow(&mut self) {
+        *self = Self { beyond: true, ..Self::default() };
+    }
+
     pub(super) fn note(&mut self, id: BlockId, block: Option<Block>) {
         if self.beyond {
             return;
@@ -46,7 +51,7 @@ impl Unflushed {
         self.bytes += ROW_BYTES + block.as_ref().map_or(0, |block| block.bytes().len());
         self.puts.push((id, block));
         if self.bytes > LOGGED_BYTES_MAX {
-            *self = Self { beyond: true, ..Self::default() };
+            self.overflow();
         }
     }
 }
