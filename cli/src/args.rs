@@ -86,6 +86,10 @@ pub(crate) enum Command {
     /// Your volumes and those you follow
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Keep volumes and links whole on this node; without arguments list what is kept
+    Pin(PinArgs),
+    /// Free the space of what nothing needs any more
+    Gc(GcArgs),
     /// Set, change or remove the passphrase of the keyring
     Passphrase(PassphraseArgs),
     /// Open a locked keyring of the running daemon
@@ -183,6 +187,15 @@ pub(crate) struct NodeArgs {
         value_parser = humantime::parse_duration
     )]
     pub(crate) head_poll: Duration,
+    /// Least time between two garbage collections while there is room
+    #[arg(
+        long,
+        env = "XORFS_GC_INTERVAL",
+        value_name = "TIME",
+        default_value = "1h",
+        value_parser = humantime::parse_duration
+    )]
+    pub(crate) gc_interval: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -379,6 +392,36 @@ pub(crate) enum VolumeCommand {
         #[arg(short, long)]
         force: bool,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is pinned is fetched whole and never evicted. Your own volumes start pinned; with --remove
+their blocks may go once other nodes hold them, and are fetched again when they are read. A volume
+goes on being kept as it changes; a link, LINK/PATH or VOLUME:/PATH is kept as it is now.
+
+Examples:
+  xorfs pin xorfs:…            keep what a link names
+  xorfs pin films              keep a followed volume, also its later versions
+  xorfs pin main --remove      let blocks of your own volume go where space is needed")]
+pub(crate) struct PinArgs {
+    /// A volume's name, a link, LINK/PATH or VOLUME:/PATH
+    #[arg(value_name = "LINK|VOLUME")]
+    pub(crate) what: Vec<String>,
+    /// Stop keeping it
+    #[arg(long, requires = "what")]
+    pub(crate) remove: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Goes through all that your volumes, pins and open files need, and gives back the space of the rest.
+A daemon does this by itself from time to time, and when space runs out. Nothing that is being
+written or read is touched. Where something that is needed cannot be read, nothing is removed.")]
+pub(crate) struct GcArgs {
+    /// Say what would go and leave it
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,12 +3,14 @@
 mod cat;
 mod completions;
 mod daemon;
+mod gc;
 mod get;
 mod keyring;
 mod link;
 mod ls;
 mod mount;
 mod peers;
+mod pin;
 mod put;
 mod status;
 mod sync;
@@ -49,6 +51,8 @@ async fn dispatch(command: Command, home: &Home, out: Output) -> anyhow::Result<
         Command::Link(args) => link::run(home, &args, out).await?,
         Command::Sync(args) => sync::run(home, &args, out).await?,
         Command::Volume(command) => volume::run(home, command, out).await?,
+        Command::Pin(args) => pin::run(home, &args, out).await?,
+        Command::Gc(args) => gc::run(home, &args, out).await?,
         Command::Passphrase(args) => keyring::passphrase(home, &args).await?,
         Command::Unlock => keyring::unlock(home).await?,
         Command::Lock => keyring::lock(home).await?,

@@ -7,13 +7,16 @@
 //! over what is owed, close the network, remove the socket. Dropping a `Daemon` without `stop`
 //! loses nothing that was acknowledged, but leaves what is only in memory unsealed.
 
+mod collector;
 pub(crate) mod heads;
 mod identity;
 pub(crate) mod keys;
 pub(crate) mod lock;
 mod mounts;
+pub(crate) mod pins;
 mod port;
 mod report;
+mod tend;
 mod volumes;
 
 use std::path::Path;
@@ -22,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -34,7 +38,8 @@ use xorfs_store::{
 
 use crate::api::incoming::Temporaries;
 use crate::api::server;
-use crate::api::types::VolumeRow;
+use crate::api::types::{Collected, VolumeRow};
+use crate::daemon::collector::Collector;
 use crate::daemon::heads::{Announcer, live_peers};
 use crate::daemon::lock::{Lock, Role};
 use crate::daemon::mounts::Mounts;
@@ -61,6 +66,8 @@ pub(crate) struct Daemon {
     volumes: Arc<Volumes>,
     announcer: Arc<Announcer>,
     mounts: Arc<Mounts>,
+    collector: Arc<Collector>,
+    wake_collector: Arc<Notify>,
     tasks: TaskTracker,
     uploads: TaskTracker,
     temporaries: Temporaries,
@@ -95,6 +102,13 @@ impl Daemon {
             let (view, volumes) = (Arc::clone(&view), Arc::clone(&volumes));
             tokio::task::spawn_blocking(move || volumes.show_all(&view)).await?;
         }
+        let collector = Arc::new(Collector::new(
+            Arc::clone(&local),
+            Replicated::new(Arc::clone(&local), network.clone()),
+            Arc::clone(&view),
+            Arc::clone(&volumes),
+            home.store(),
+        ));
         let socket = match role {
             Role::Daemon => home.socket()?,
             Role::Command => home.command_socket()?,
@@ -110,6 +124,8 @@ impl Daemon {
             view,
             volumes,
             announcer,
+            collector,
+            wake_collector: Arc::default(),
             mounts: Arc::new(Mounts::default()),
             tasks: TaskTracker::new(),
             uploads: TaskTracker::new(),
@@ -120,6 +136,9 @@ impl Daemon {
             _lock: lock,
         });
         daemon.spawn_tasks(settings.head_poll());
+        if role == Role::Daemon {
+            tend::spawn(&daemon, settings.gc_interval());
+        }
         let serving = server::serve(listener, Arc::clone(&daemon), daemon.stop_api.clone());
         daemon.tasks.spawn(async move {
             if let Err(error) = serving.await {
@@ -279,6 +298,21 @@ impl Daemon {
     /// Whether the keyring is locked, and with it everything that needs a key.
     pub(crate) fn is_locked(&self) -> bool {
         self.volumes.is_locked()
+    }
+
+    /// Collects garbage; with `dry_run` says what would go.
+    pub(crate) fn collect(&self, dry_run: bool) -> anyhow::Result<Collected> {
+        self.collector.collect(dry_run)
+    }
+
+    /// Asks for a collection soon.
+    pub(crate) fn wake_collector(&self) {
+        self.wake_collector.notify_one();
+    }
+
+    /// The blocks of this node and of the network.
+    pub(crate) fn replicated(&self) -> Replicated {
+        Replicated::new(Arc::clone(&self.local), self.network.clone())
     }
 
     /// Opens a locked keyring and shows the volumes. Slow on purpose.

@@ -51,6 +51,12 @@ pub(crate) fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
 }
 
+/// A number of blocks and their bytes: `1 block (1.5 MiB)`.
+pub(crate) fn blocks(count: u64, bytes: u64) -> String {
+    let noun = if count == 1 { "block" } else { "blocks" };
+    format!("{count} {noun} ({})", size(bytes))
+}
+
 /// What has too few copies, as a clause: `2 blocks (1.5 MiB) lack copies`.
 pub(crate) fn lacking(blocks: u64, bytes: u64) -> String {
     let (noun, verb) = if blocks == 1 { ("block", "lacks") } else { ("blocks", "lack") };

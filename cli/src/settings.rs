@@ -57,6 +57,7 @@ impl Settings {
             ("--fetch-deadline", node.fetch_deadline),
             ("--repair-interval", node.repair_interval),
             ("--head-poll", node.head_poll),
+            ("--gc-interval", node.gc_interval),
         ] {
             if value < INTERVAL_MIN {
                 return Err(Failure::usage(format!("{name} is at least 100ms")));
@@ -73,6 +74,11 @@ impl Settings {
     /// How often followed volumes are asked for news.
     pub(crate) fn head_poll(&self) -> Duration {
         self.node.head_poll
+    }
+
+    /// Shortest time between two garbage collections that changes ask for.
+    pub(crate) fn gc_interval(&self) -> Duration {
+        self.node.gc_interval
     }
 
     /// Settings of the local store.

@@ -20,4 +20,4 @@ pub use view::types::{
     DirEntry, FileHandle, FsStats, Import, ImportBody, InodeNo, Kind, Owner, RenameMode, SetAttr,
     Stat, VolumeStatus, XattrMode,
 };
-pub use view::{ChangeHook, View};
+pub use view::{ChangeHook, View, ViewRoots};

@@ -19,6 +19,7 @@ mod operations;
 mod overlay;
 mod read_ahead;
 mod replay;
+mod roots;
 mod seal;
 mod sealed;
 mod slots;
@@ -38,6 +39,8 @@ use xorfs_store::{
     Access, BlockId, BlockStore, Head, Inventory, Ledger, Link, NAME_BYTES_MAX, Reader, Timestamp,
 };
 use zeroize::Zeroizing;
+
+pub use crate::view::roots::ViewRoots;
 
 use crate::config::ViewConfig;
 use crate::error::FsError;

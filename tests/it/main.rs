@@ -3,6 +3,7 @@
 mod campaign;
 mod cli;
 mod cli_keyring;
+mod cli_space;
 mod conformance;
 mod crash;
 mod damage;

@@ -12,10 +12,12 @@ use reqwest::{Body, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::api::job;
 use crate::api::query::Query;
 use crate::api::types::{
-    Attributes, Copies, EntryRow, ErrorBody, LinkReply, MountRequest, Name, PassphraseRequest,
-    PeerRow, Status, UnlockRequest, UnmountRequest, VolumeRequest, VolumeRow,
+    Attributes, Collected, Copies, EntryRow, ErrorBody, JobProgress, LinkReply, MountRequest, Name,
+    PassphraseRequest, PeerRow, PinReply, PinRequest, PinRow, Status, UnlockRequest,
+    UnmountRequest, VolumeRequest, VolumeRow,
 };
 use crate::api::wire::{ImportReply, Stamp};
 use crate::exit::Failure;
@@ -78,6 +80,32 @@ impl Client {
         let path = volume_path(name) + "/link";
         let reply: LinkReply = self.ask(Method::GET, &path, &query, NOTHING).await?;
         Ok(reply.link)
+    }
+
+    /// What is pinned.
+    pub(crate) async fn pins(&self) -> anyhow::Result<Vec<PinRow>> {
+        self.ask(Method::GET, "pins", &Query::new(), NOTHING).await
+    }
+
+    /// Pins, telling how far it is.
+    pub(crate) async fn pin(
+        &self,
+        request: &PinRequest,
+        on_progress: impl FnMut(JobProgress),
+    ) -> anyhow::Result<PinReply> {
+        let sent = self.request(Method::POST, "pins", &Query::new()).json(request);
+        job::follow(self.send(sent).await?, on_progress).await
+    }
+
+    /// Unpins.
+    pub(crate) async fn unpin(&self, request: &PinRequest) -> anyhow::Result<PinReply> {
+        self.ask(Method::DELETE, "pins", &Query::new(), Some(request)).await
+    }
+
+    /// Collects garbage, or with `dry_run` says what would go.
+    pub(crate) async fn collect(&self, dry_run: bool) -> anyhow::Result<Collected> {
+        let query = Query::new().with("dry_run", dry_run.to_string());
+        self.ask(Method::POST, "gc", &query, NOTHING).await
     }
 
     /// Opens a locked keyring.

@@ -25,7 +25,7 @@ use crate::api::query::Query;
 use crate::api::types::{
     ErrorBody, LinkReply, MountRequest, PeerRow, Status, UnmountRequest, VolumeRequest, VolumeRow,
 };
-use crate::api::{content, import, keyring, tree};
+use crate::api::{content, import, keyring, space, tree};
 use crate::daemon::Daemon;
 use crate::exit::{Exit, classify};
 use crate::home::SocketPath;
@@ -106,6 +106,8 @@ fn routes(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes", get(volumes).post(add_volume))
         .route("/v1/volumes/{name}", delete(forget_volume))
         .route("/v1/volumes/{name}/link", get(share_volume))
+        .route("/v1/pins", get(space::pins).post(space::pin).delete(space::unpin))
+        .route("/v1/gc", post(space::collect))
         .route("/v1/unlock", post(keyring::unlock))
         .route("/v1/lock", post(keyring::lock))
         .route("/v1/passphrase", put(keyring::set_passphrase))

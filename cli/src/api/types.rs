@@ -262,12 +262,86 @@ pub(crate) struct PeerRow {
     pub(crate) last_seen_s: f64,
 }
 
+/// How far long work is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JobProgress {
+    /// Blocks that were looked at.
+    pub(crate) done_blocks: u64,
+    /// Bytes that were fetched, or read.
+    pub(crate) done_bytes: u64,
+    /// Blocks to look at, where that is known.
+    pub(crate) total_blocks: Option<u64>,
+    /// Blocks that were found to be bad or missing.
+    pub(crate) bad_blocks: u64,
+}
+
+/// Asks for a pin: of a volume by its name, or of what an immutable link names.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PinRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) volume: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) link: Option<String>,
+}
+
+/// What pinning did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PinReply {
+    /// Whether it was not so before.
+    pub(crate) changed: bool,
+    /// Blocks that it holds.
+    pub(crate) blocks: u64,
+    /// Those that had to be fetched.
+    pub(crate) fetched_blocks: u64,
+    pub(crate) fetched_bytes: u64,
+}
+
+/// Something that is pinned.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PinRow {
+    /// The volume's name, or the one that the link suggests.
+    pub(crate) name: Option<String>,
+    /// Whether it is a volume, which goes on changing.
+    pub(crate) volume: bool,
+    /// Whether the volume is ours to write.
+    pub(crate) own: bool,
+    /// The link of a tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) link: Option<String>,
+}
+
+/// What a garbage collection did, or with `dry_run` would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Collected {
+    pub(crate) dry_run: bool,
+    pub(crate) removed_blocks: u64,
+    /// Their sealed bytes.
+    pub(crate) removed_bytes: u64,
+    /// Blocks that became pinned, and that stopped being pinned or owed.
+    pub(crate) pinned_blocks: u64,
+    pub(crate) released_blocks: u64,
+    /// Blocks that something needs.
+    pub(crate) kept_blocks: u64,
+    /// What the store takes of the disk, before and after.
+    pub(crate) disk_before_bytes: u64,
+    pub(crate) disk_after_bytes: u64,
+    pub(crate) took_ms: u64,
+    /// When it ended, in seconds since 1970.
+    pub(crate) at: u64,
+}
+
 /// Sealed bytes in use.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Space {
     pub(crate) pinned_bytes: u64,
     pub(crate) in_range_bytes: u64,
     pub(crate) cached_bytes: u64,
+    /// Crash-safe here and not sealed yet.
+    pub(crate) staged_bytes: u64,
+    /// Forgotten, and still to be given back to the disk.
+    pub(crate) reclaimable_bytes: u64,
+    /// What the store takes of the disk, all in all.
+    pub(crate) occupied_bytes: u64,
     pub(crate) blocks: u64,
     /// The limit, where one was set.
     pub(crate) quota_bytes: Option<u64>,
@@ -308,6 +382,9 @@ pub(crate) struct Status {
     pub(crate) bytes_received: u64,
     pub(crate) replication: Replication,
     pub(crate) space: Space,
+    /// The last garbage collection since the node started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_gc: Option<Collected>,
     pub(crate) keyring: KeyringState,
     pub(crate) volumes: Vec<VolumeRow>,
     pub(crate) mounts: Vec<Name>,

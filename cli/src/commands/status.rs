@@ -1,11 +1,11 @@
 //! `xorfs status`: one screen of what the node is doing.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::api::types::{Replication, Space, Status, VolumeRow};
+use crate::api::types::{Collected, Replication, Space, Status, VolumeRow};
 use crate::attach::with_locked_node;
 use crate::home::Home;
-use crate::output::{Output, lacking, size, table, unannounced};
+use crate::output::{Output, blocks, lacking, size, table, unannounced};
 
 pub(crate) async fn run(home: &Home, out: Output) -> anyhow::Result<()> {
     let status = with_locked_node(home, async |client| client.status().await).await?;
@@ -28,8 +28,12 @@ fn text(status: &Status) -> String {
         ("peers", status.replication.live_peers.to_string()),
         ("traffic", traffic),
         ("space", space(&status.space)),
+        ("", classes(&status.space)),
         ("health", health(&status.replication)),
     ];
+    if let Some(last) = &status.last_gc {
+        rows.push(("last gc", collected(last)));
+    }
     for mount in &status.mounts {
         rows.push(("mount", mount.to_string()));
     }
@@ -41,19 +45,33 @@ fn text(status: &Status) -> String {
 }
 
 fn space(space: &Space) -> String {
-    let used = space.pinned_bytes + space.in_range_bytes + space.cached_bytes;
     let limit = match space.quota_bytes {
         Some(quota) => format!("of {}", size(quota)),
         None => format!("and {} free on the disk", size(space.disk_free_bytes)),
     };
+    let reclaimable = match space.reclaimable_bytes {
+        0 => String::new(),
+        bytes => format!(", {} of it to be given back", size(bytes)),
+    };
+    format!("{} {limit}{reclaimable}", size(space.occupied_bytes))
+}
+
+fn classes(space: &Space) -> String {
     format!(
-        "{} {limit}, in {} blocks ({} own, {} for others, {} cached)",
-        size(used),
+        "{} blocks: {} pinned, {} for others, {} cached, {} staged",
         space.blocks,
         size(space.pinned_bytes),
         size(space.in_range_bytes),
         size(space.cached_bytes),
+        size(space.staged_bytes),
     )
+}
+
+/// One line on the last garbage collection.
+fn collected(last: &Collected) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let ago = humantime::format_duration(Duration::from_secs(now.saturating_sub(last.at)));
+    format!("{ago} ago, removed {}", blocks(last.removed_blocks, last.removed_bytes))
 }
 
 /// One sentence on replication.

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use xorfs_fuse::View;
 use xorfs_net::Network;
 use xorfs_store::{
-    Access, Batch, Convergence, Head, Ledger, Link, Local, Passphrase, Table, VolumeId,
+    Access, Batch, Convergence, Head, Ledger, Link, Local, Passphrase, Table, TreeLink, VolumeId,
     VolumeSecret, stored_head,
 };
 
@@ -64,6 +64,7 @@ impl Volumes {
         let volumes: Vec<(String, Access)> = volumes.unwrap_or_default();
         let mut unopened = BTreeMap::new();
         for (name, access) in volumes {
+            let pinned = self.keys.read(|keyring| keyring.is_pinned(&name)).unwrap_or_default();
             if let Err(error) = view.add_volume(&name, &access) {
                 let error = format!("{:#}", anyhow::Error::new(error));
                 tracing::error!(
@@ -71,6 +72,8 @@ impl Volumes {
                 );
                 let (id, writable) = (access.volume(), access.is_owner());
                 unopened.insert(name, Unopened { id, writable, error });
+            } else {
+                view.set_pinned(&name, pinned);
             }
         }
         *locked(&self.unopened) = unopened;
@@ -217,7 +220,40 @@ impl Volumes {
         Ok(())
     }
 
-    fn access(&self, name: &str) -> Result<Access, Failure> {
+    /// The pinned trees.
+    pub(crate) fn pins(&self) -> Result<Vec<TreeLink>, Failure> {
+        self.keys.read(|keyring| keyring.pins().to_vec())
+    }
+
+    /// The pinned volumes, by name.
+    pub(crate) fn pinned_volumes(&self) -> Result<Vec<(String, Access)>, Failure> {
+        self.keys.read(|keyring| {
+            let pinned = keyring.volumes().filter(|(name, _)| keyring.is_pinned(name));
+            pinned.map(|(name, access)| (name.to_owned(), access.clone())).collect()
+        })
+    }
+
+    /// Pins a tree; false where it was pinned already.
+    pub(crate) fn pin(&self, tree: &TreeLink) -> anyhow::Result<bool> {
+        self.keys.change(|keyring| Ok(keyring.pin(tree.clone())))
+    }
+
+    /// Unpins a tree; false where it was not pinned.
+    pub(crate) fn unpin(&self, tree: &TreeLink) -> anyhow::Result<bool> {
+        self.keys.change(|keyring| Ok(keyring.unpin(tree)))
+    }
+
+    /// Pins or unpins a volume; false where nothing changed.
+    pub(crate) fn set_pinned(&self, view: &View, name: &str, pinned: bool) -> anyhow::Result<bool> {
+        let _changing = locked(&self.changing);
+        self.access(name)?;
+        let changed = self.keys.change(|keyring| Ok(keyring.set_pinned(name, pinned)))?;
+        view.set_pinned(name, pinned);
+        Ok(changed)
+    }
+
+    /// What opens a volume.
+    pub(crate) fn access(&self, name: &str) -> Result<Access, Failure> {
         self.keys.read(|keyring| keyring.access(name).cloned())?.ok_or_else(|| unknown(name))
     }
 

@@ -79,7 +79,7 @@ impl Volume {
             Arc::clone(blocks),
             Arc::clone(reader),
             secret.convergence_secret(),
-            Purpose::Own,
+            if self.is_pinned() { Purpose::Own } else { Purpose::Publish },
         );
         let sealed = tree::write(&snapshot, &mut writer, reader)
             .and_then(|(sealed, root)| {

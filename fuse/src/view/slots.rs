@@ -36,6 +36,11 @@ impl Slots {
         self.names.values().filter_map(|slot| self.volume(*slot).cloned()).collect()
     }
 
+    /// Volumes and open links.
+    pub(super) fn all(&self) -> Vec<Arc<Volume>> {
+        self.volumes.iter().flatten().cloned().collect()
+    }
+
     /// Volumes that are written here.
     pub(super) fn writable(&self) -> Vec<Arc<Volume>> {
         self.volumes.iter().flatten().filter(|volume| volume.is_writable()).cloned().collect()

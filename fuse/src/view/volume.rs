@@ -7,6 +7,7 @@
 //!
 //! Lock order: `sealing`, then `journal`, then `state`, then the budget. Each may be taken alone.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ pub(super) struct Volume {
     /// Held while the volume is sealed or moved to a newer head.
     pub(super) sealing: Mutex<()>,
     pub(super) retry: Mutex<Retry>,
+    /// Whether what is sealed here is never evicted.
+    pinned: AtomicBool,
     /// When a live link's head was last asked for.
     pub(super) asked: Mutex<Option<Instant>>,
     /// What its files were put from, where it is ours.
@@ -138,6 +141,8 @@ impl Volume {
             }
             Capability::Read { .. } | Capability::Tree => None,
         };
+        // What is written here is kept unless somebody says otherwise.
+        let pinned = AtomicBool::new(matches!(capability, Capability::Write { .. }));
         Self {
             sources,
             slot: 0,
@@ -148,8 +153,17 @@ impl Volume {
             state: Mutex::new(state),
             sealing: Mutex::new(()),
             retry: Mutex::default(),
+            pinned,
             asked: Mutex::new(None),
         }
+    }
+
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_pinned(&self, pinned: bool) {
+        self.pinned.store(pinned, Ordering::Release);
     }
 
     fn into_link(mut self) -> Self {
