@@ -26,7 +26,7 @@ use crate::exit::Failure;
 const CACHE_BYTES: usize = 8 << 20;
 
 /// How long is waited for the disk to get back what was freed, and how much may be left then.
-const RECLAIM_MAX: Duration = Duration::from_secs(20);
+const RECLAIM_MAX: Duration = Duration::from_secs(5);
 const RECLAIM_REST_BYTES: u64 = 16 << 20;
 
 /// What a collection needs of its node.
