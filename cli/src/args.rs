@@ -277,7 +277,13 @@ pub(crate) struct PutArgs {
 #[command(after_help = "\
 SOURCE is a link (xorfs:…), a path below one (xorfs:…/dir/file), or VOLUME:/PATH for what is in a
 volume of your own. An interrupted get goes on where it stopped: what was fetched stays in
-.NAME.xorfs-partial beside DEST until all is there.
+.NAME.xorfs-partial beside DEST until all is there; a file that cannot be fetched does not stop the
+others.
+
+Modes, times, hard and symbolic links, holes, pipes and extended attributes come back, and owners
+where root gets. Devices, set-id bits and security attributes come back from a volume of your own
+only, never from a link. An entry that cannot be made here is named and left out, and the exit code
+is 4.
 
 Examples:
   xorfs get xorfs:…                fetch under the name it had

@@ -45,7 +45,7 @@ async fn dispatch(command: Command, home: &Home, out: Output) -> anyhow::Result<
         Command::Mount(args) => mount::run(home, &args).await?,
         Command::Unmount(args) => unmount::run(home, &args).await?,
         Command::Put(args) => return put::run(home, args, out).await,
-        Command::Get(args) => get::run(home, &args, out).await?,
+        Command::Get(args) => return get::run(home, &args, out).await,
         Command::Cat(args) => cat::run(home, &args).await?,
         Command::Ls(args) => ls::run(home, &args, out).await?,
         Command::Link(args) => link::run(home, &args, out).await?,

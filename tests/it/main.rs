@@ -13,5 +13,6 @@ mod memory;
 mod mount;
 mod network;
 mod privacy;
+mod put;
 mod tidy;
 mod volume;

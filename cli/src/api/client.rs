@@ -16,7 +16,7 @@ use crate::api::job;
 use crate::api::query::Query;
 use crate::api::types::{
     Attributes, Collected, Copies, EntryRow, ErrorBody, JobProgress, LinkReply, MountRequest, Name,
-    PassphraseRequest, PeerRow, PinReply, PinRequest, PinRow, Status, UnlockRequest,
+    PassphraseRequest, PeerRow, PinReply, PinRequest, PinRow, Runs, Status, UnlockRequest,
     UnmountRequest, VolumeRequest, VolumeRow,
 };
 use crate::api::wire::{ImportReply, Stamp};
@@ -146,6 +146,22 @@ impl Client {
     /// The entries of a directory, by name.
     pub(crate) async fn list(&self, path: &[u8]) -> anyhow::Result<Vec<EntryRow>> {
         self.ask(Method::GET, "list", &at(path), NOTHING).await
+    }
+
+    /// One entry, with its extended attributes.
+    pub(crate) async fn stat_whole(&self, path: &[u8]) -> anyhow::Result<EntryRow> {
+        self.stat_of(&at(path).with("xattrs", "true")).await
+    }
+
+    /// The entries of a directory, with their extended attributes.
+    pub(crate) async fn list_whole(&self, path: &[u8]) -> anyhow::Result<Vec<EntryRow>> {
+        self.ask(Method::GET, "list", &at(path).with("xattrs", "true"), NOTHING).await
+    }
+
+    /// Where a file has bytes, from `offset` on.
+    pub(crate) async fn runs(&self, path: &[u8], offset: u64) -> anyhow::Result<Runs> {
+        let query = at(path).with("offset", offset.to_string());
+        self.ask(Method::GET, "runs", &query, NOTHING).await
     }
 
     /// Up to `length` bytes of a file at `offset`.

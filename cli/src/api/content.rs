@@ -19,13 +19,16 @@ use crate::api::incoming::{Incoming, Temporaries};
 use crate::api::query::Query;
 use crate::api::server::{ApiError, blocking};
 use crate::api::tree::{Held, parent_of, shown};
-use crate::api::types::EntryRow;
+use crate::api::types::{EntryRow, Runs};
 use crate::api::wire::DATA_BYTES_MAX;
 use crate::daemon::Daemon;
 use crate::exit::Failure;
 
 /// Longest range of one read in bytes.
 pub(crate) const RANGE_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of a file that are looked through for holes at once: some 4,000 extents.
+const RUNS_WINDOW: u64 = 1 << 30;
 
 /// Answers `length` bytes of a file at `offset`, fewer at its end.
 pub(crate) async fn read_file(
@@ -44,6 +47,23 @@ pub(crate) async fn read_file(
         Ok(Bytes::from_owner(bytes))
     };
     Ok(blocking(read).await?.into_response())
+}
+
+/// Answers where a file has bytes from `offset` on, as far as `RUNS_WINDOW` reaches.
+pub(crate) async fn runs(
+    State(daemon): State<Arc<Daemon>>,
+    query: Query,
+) -> Result<Json<Runs>, ApiError> {
+    let find = move || {
+        let (view, path) = (daemon.view(), query.required("path")?);
+        let offset: u64 = query.number("offset")?.unwrap_or(0);
+        let held = Held::resolve(view, path)?;
+        let until = held.stat.size.min(offset.saturating_add(RUNS_WINDOW));
+        let runs = view.runs(held.ino(), offset..until).with_context(|| shown(path))?;
+        let runs = runs.into_iter().map(|run| (run.start, run.end - run.start)).collect();
+        Ok(Runs { runs, until })
+    };
+    Ok(Json(blocking(find).await?))
 }
 
 /// Writes a file from a request's body.

@@ -172,3 +172,66 @@ pub(crate) fn told(error: FsError) -> anyhow::Error {
         error => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use xorfs_fuse::ViewConfig;
+    use xorfs_store::{Access, Memory, VolumeSecret};
+
+    use super::*;
+    use crate::api::types::Attributes;
+
+    fn view() -> Arc<View> {
+        let store = Arc::new(Memory::new());
+        let (blocks, inventory, ledger) = (Arc::clone(&store), Arc::clone(&store), store);
+        let announce = Arc::new(|_| {});
+        let view = View::new(ViewConfig::default(), blocks, inventory, ledger, announce);
+        let secret = VolumeSecret::from_bytes([9; 32]);
+        view.add_volume("main", &Access::Owner(secret)).unwrap();
+        view
+    }
+
+    fn names(view: &View) -> Vec<Vec<u8>> {
+        let top = Held::resolve(view, b"main").unwrap();
+        view.list(top.ino()).unwrap().into_iter().map(|entry| entry.name).collect()
+    }
+
+    #[test]
+    fn a_long_file_appears_when_it_is_complete_and_leaves_nothing_before() {
+        let (view, temporaries) = (view(), Temporaries::default());
+        let top = Held::resolve(&view, b"main").unwrap();
+        let begin = || {
+            let mut file = Incoming::new(&view, &temporaries, b"main/long");
+            for part in 0..3 {
+                file.write(part << 20, vec![part as u8; 1 << 20].into()).unwrap();
+            }
+            assert_eq!(names(&view).len(), 1, "under another name");
+            assert_ne!(names(&view)[0], b"long");
+            file
+        };
+        drop(begin());
+        assert!(names(&view).is_empty());
+        let import = Attributes { mode: 0o600, ..Attributes::default() }.without_content();
+        let stat = begin().finish((top.ino(), b"long"), import, 4 << 20, None).unwrap();
+        assert_eq!((names(&view), stat.size), (vec![b"long".to_vec()], 4 << 20));
+        let mut file = Incoming::new(&view, &temporaries, b"main/bad");
+        file.write(10, vec![1].into()).unwrap();
+        assert!(file.write(5, vec![1].into()).is_err(), "runs are in order");
+    }
+
+    #[test]
+    fn what_another_run_left_goes_and_nothing_else() {
+        let view = view();
+        let (before, now) = (Temporaries::default(), Temporaries::default());
+        let top = Held::resolve(&view, b"main").unwrap();
+        for name in [before.name(), now.name(), b"kept".to_vec()] {
+            let made = view.make_node(top.ino(), &name, Kind::File, 0, Owner::default());
+            drop(Held::new(&view, made.unwrap()));
+        }
+        drop(Incoming::new(&view, &now, b"main/file"));
+        let left = names(&view);
+        assert!(left.len() == 2 && left.contains(&b"kept".to_vec()), "{left:?}");
+    }
+}

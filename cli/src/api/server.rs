@@ -113,6 +113,7 @@ fn routes(daemon: Arc<Daemon>) -> Router {
         .route("/v1/passphrase", put(keyring::set_passphrase))
         .route("/v1/mounts", post(mount).delete(unmount))
         .route("/v1/file", get(content::read_file).put(content::write_file))
+        .route("/v1/runs", get(content::runs))
         .route("/v1/stat", get(tree::stat))
         .route("/v1/list", get(tree::list))
         .route("/v1/directory", put(tree::make_directory))

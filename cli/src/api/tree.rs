@@ -14,7 +14,7 @@ use xorfs_fuse::{FsError, InodeNo, Kind, Owner, Stat, View};
 
 use crate::api::query::Query;
 use crate::api::server::{ApiError, blocking};
-use crate::api::types::{Attributes, Copies, EntryRow, LinkReply, Name};
+use crate::api::types::{Attributes, Copies, EntryRow, LinkReply, Name, XattrRow};
 use crate::daemon::Daemon;
 use crate::exit::Failure;
 
@@ -97,7 +97,7 @@ pub(crate) async fn stat(
     let row = move || {
         let view = daemon.view();
         let held = Held::resolve(view, &path_of(&daemon, &query)?)?;
-        row_of(view, &held.stat)
+        row_of(view, &held.stat, query.flag("xattrs"))
     };
     Ok(Json(blocking(row).await?))
 }
@@ -107,16 +107,17 @@ pub(crate) async fn list(
     query: Query,
 ) -> Result<Json<Vec<EntryRow>>, ApiError> {
     let rows = move || {
-        let view = daemon.view();
+        let (view, with_xattrs) = (daemon.view(), query.flag("xattrs"));
         let path = path_of(&daemon, &query)?;
         let held = Held::resolve(view, &path)?;
         let entries = view.list(held.ino()).with_context(|| shown(&path))?;
         let named = entries.into_iter().map(|entry| {
-            let mut row = EntryRow::new(&entry.stat);
-            if entry.stat.kind == Kind::Symlink {
-                let link = Held::new(view, view.lookup(held.ino(), &entry.name)?);
-                row.target = Some(Name(view.read_link(link.ino())?));
-            }
+            let mut row = if with_xattrs || entry.stat.kind == Kind::Symlink {
+                let found = Held::new(view, view.lookup(held.ino(), &entry.name)?);
+                row_of(view, &found.stat, with_xattrs)?
+            } else {
+                EntryRow::new(&entry.stat)
+            };
             row.name = Some(Name(entry.name));
             Ok(row)
         });
@@ -245,10 +246,16 @@ pub(crate) async fn fsync(
     Ok(Json(()))
 }
 
-fn row_of(view: &View, stat: &Stat) -> anyhow::Result<EntryRow> {
+/// What a looked-up entry is.
+fn row_of(view: &View, stat: &Stat, with_xattrs: bool) -> anyhow::Result<EntryRow> {
     let mut row = EntryRow::new(stat);
     if stat.kind == Kind::Symlink {
         row.target = Some(Name(view.read_link(stat.ino)?));
+    }
+    // The mount's own directories have none.
+    if with_xattrs && let Ok(xattrs) = view.all_xattrs(stat.ino) {
+        let pair = |(name, value)| XattrRow { name: Name(name), value: Name(value) };
+        row.xattrs = xattrs.into_iter().map(pair).collect();
     }
     Ok(row)
 }

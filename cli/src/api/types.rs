@@ -129,9 +129,39 @@ pub(crate) struct EntryRow {
     /// Last change of the content: whole seconds since 1970, and nanoseconds after them.
     pub(crate) mtime: i64,
     pub(crate) mtime_nanos: u32,
+    /// Last access, as it was set: whole seconds since 1970, and nanoseconds after them.
+    #[serde(default)]
+    pub(crate) atime: i64,
+    #[serde(default)]
+    pub(crate) atime_nanos: u32,
+    /// The same for all names of one file.
+    #[serde(default)]
+    pub(crate) ino: u64,
+    /// Number of a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) device: Option<u64>,
     /// Where a symbolic link points.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) target: Option<Name>,
+    /// Extended attributes, where they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) xattrs: Vec<XattrRow>,
+}
+
+/// An extended attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct XattrRow {
+    pub(crate) name: Name,
+    pub(crate) value: Name,
+}
+
+/// Where a file has bytes rather than holes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Runs {
+    /// Offset and length of each, in order.
+    pub(crate) runs: Vec<(u64, u64)>,
+    /// How far this looked.
+    pub(crate) until: u64,
 }
 
 impl EntryRow {
@@ -155,7 +185,15 @@ impl EntryRow {
             size: stat.size,
             mtime: stat.mtime.seconds,
             mtime_nanos: stat.mtime.nanos,
+            atime: stat.atime.seconds,
+            atime_nanos: stat.atime.nanos,
+            ino: stat.ino.0,
+            device: match stat.kind {
+                Kind::CharDevice(number) | Kind::BlockDevice(number) => Some(number),
+                _ => None,
+            },
             target: None,
+            xattrs: Vec::new(),
         }
     }
 

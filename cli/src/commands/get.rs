@@ -3,8 +3,10 @@
 //! Everything goes to `.NAME.xorfs-partial` beside the destination and is renamed when complete,
 //! so the destination is whole or absent. A get that was interrupted goes on: complete files of
 //! the partial are kept, and where the source can never change, an incomplete one is continued.
+//! A file that cannot be fetched does not keep the others away, but the destination then waits.
 
 pub(crate) mod download;
+mod dress;
 mod place;
 
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use crate::api::types::{EntryKind, Name};
 use crate::args::GetArgs;
 use crate::attach::with_node;
 use crate::commands::get::download::Download;
+use crate::commands::get::dress::Dresser;
 use crate::commands::get::place::Place;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
@@ -28,38 +31,72 @@ use crate::target::{self, Target};
 struct Fetched {
     path: Name,
     bytes: u64,
+    /// Entries that could not be made here.
+    left_out: u64,
 }
 
-pub(crate) async fn run(home: &Home, args: &GetArgs, out: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(home: &Home, args: &GetArgs, out: Output) -> anyhow::Result<Exit> {
     let target = target::parse(&args.source)?;
     let dest = match &args.dest {
         Some(dest) => dest.clone(),
         None => default_dest(&target)?,
     };
     let place = Place::new(&dest, args.force)?;
-    let bytes = with_node(home, async |client| fetch(client, &target, &place).await).await?;
-    let fetched = Fetched { path: Name::from(dest.as_path()), bytes };
-    out.value(&fetched, |fetched| fetched.path.to_string())
+    let fetch = async |client: &Client| fetch(client, &target, &place).await;
+    let (bytes, left_out) = with_node(home, fetch).await?;
+    let fetched = Fetched { path: Name::from(dest.as_path()), bytes, left_out };
+    out.value(&fetched, |fetched| fetched.path.to_string())?;
+    Ok(if left_out > 0 { Exit::Refused } else { Exit::Done })
 }
 
-async fn fetch(client: &Client, target: &Target, place: &Place) -> anyhow::Result<u64> {
-    let entry = client.stat(&target.path).await?;
+/// Fetches everything; tells the bytes of all files, and how many entries could not be made here.
+async fn fetch(client: &Client, target: &Target, place: &Place) -> anyhow::Result<(u64, u64)> {
+    let entry = client.stat_whole(&target.path).await?;
     let total = if entry.kind == EntryKind::File { entry.size } else { 0 };
     let progress = Progress::new("get", total);
+    let dresser = Dresser::new(&progress, is_own(client, &target.path).await?);
     place.prepare(&target.path, &entry)?;
-    let download = Download { client, progress: &progress, immutable: target.immutable };
+    let download = Download::new(client, &progress, &dresser, target.immutable);
     let fetched = download.entry(&target.path, place.partial(), &entry).await;
     progress.finish();
-    match fetched {
-        Ok(bytes) => {
-            place.finish()?;
-            Ok(bytes)
+    let problems = download.into_problems();
+    let bytes = match fetched {
+        Ok(bytes) if problems.is_empty() => bytes,
+        Ok(_) => {
+            place.leave();
+            return Err(incomplete(&progress, problems, place));
         }
         Err(error) => {
             place.leave();
-            Err(error)
+            problems.iter().for_each(|problem| progress.say(&format!("{problem:#}")));
+            return Err(error);
         }
-    }
+    };
+    place.finish()?;
+    Ok((bytes, dresser.left_out()))
+}
+
+/// Whether a path is in a volume that is written here.
+async fn is_own(client: &Client, path: &[u8]) -> anyhow::Result<bool> {
+    let volume = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+    let volumes = client.volumes().await?;
+    Ok(volumes.iter().any(|own| own.writable && own.name.as_bytes() == volume))
+}
+
+/// Names all that is missing but the last, which becomes the error with what is there.
+fn incomplete(
+    progress: &Progress,
+    mut problems: Vec<anyhow::Error>,
+    place: &Place,
+) -> anyhow::Error {
+    let count = problems.len();
+    let last = problems.pop().unwrap_or_else(|| Failure::failed("nothing was fetched").into());
+    problems.iter().for_each(|problem| progress.say(&format!("{problem:#}")));
+    let text = format!(
+        "{count} could not be fetched; the rest is in {} until a further get of the same",
+        place.partial().display()
+    );
+    last.context(text)
 }
 
 fn default_dest(target: &Target) -> anyhow::Result<PathBuf> {

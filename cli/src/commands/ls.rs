@@ -128,6 +128,11 @@ mod tests {
             size: 0,
             mtime: 0,
             mtime_nanos: 0,
+            atime: 0,
+            atime_nanos: 0,
+            ino: 0,
+            device: None,
+            xattrs: Vec::new(),
             target: None,
         };
         assert_eq!(mode(&row), "-rwxr-x---");

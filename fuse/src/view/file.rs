@@ -1,5 +1,6 @@
 //! Reading, writing and syncing files.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -118,6 +119,19 @@ impl Volume {
             state.commit(Action::Write { ino, offset, bytes: bytes.clone(), time });
             Ok(())
         })
+    }
+
+    /// Where a file has bytes rather than holes.
+    pub(super) fn runs(&self, ino: u64, range: Range<u64>) -> Result<Vec<Range<u64>>, FsError> {
+        let edit = {
+            let state = self.lock();
+            match &state.inode(ino)?.body {
+                Body::File(edit) => std::sync::Arc::clone(edit),
+                other => return Err(check_file(other).err().unwrap_or(FsError::IsDirectory)),
+            }
+        };
+        let end = range.end.min(edit.size());
+        Ok(edit.runs(&self.around.reader, range.start.min(end)..end)?)
     }
 
     /// Makes every change so far crash-safe. Callers that come while another is at it wait and

@@ -7,6 +7,8 @@
 //!
 //! Extended attributes of every namespace are kept here, those the mount does not show included.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use xorfs_store::{
     Attr, Content, Entry, NameOf, Node, SYMLINK_BYTES_MAX, SourceStamp, Timestamp, XATTR_BYTES_MAX,
@@ -99,6 +101,12 @@ impl View {
     pub fn write_owned(&self, ino: InodeNo, offset: u64, bytes: Bytes) -> Result<(), FsError> {
         let (volume, ino) = self.changing(ino)?;
         volume.write_owned(ino, offset, bytes)
+    }
+
+    /// Where a file has bytes rather than holes inside `range`, in order.
+    pub fn runs(&self, ino: InodeNo, range: Range<u64>) -> Result<Vec<Range<u64>>, FsError> {
+        let (volume, ino) = self.inside(ino)?;
+        volume.runs(ino, range)
     }
 
     /// Every stored extended attribute, those that the mount does not show included.

@@ -2,6 +2,7 @@
 
 mod faults;
 mod follow;
+mod import;
 mod model;
 mod open;
 

@@ -140,6 +140,33 @@ impl FileEdit {
         Ok(plain)
     }
 
+    /// Where the file has bytes rather than holes inside `range`, in order; runs that touch are
+    /// one.
+    ///
+    /// # Errors
+    /// Where the maps cannot be read.
+    pub fn runs(&self, reader: &Reader, range: Range<u64>) -> Result<Vec<Range<u64>>, ReadError> {
+        let within = |run: Range<u64>| run.start.max(range.start)..run.end.min(range.end);
+        let mut runs: Vec<Range<u64>> = self.written().map(within).collect();
+        let base = range.start..range.end.min(self.kept);
+        reader.visit_extents(&self.base, base.clone(), &mut |at, extent| {
+            if extent.piece.is_some() {
+                runs.push(at.max(base.start)..(at + extent.length).min(base.end));
+            }
+            Ok(())
+        })?;
+        runs.retain(|run| !run.is_empty());
+        runs.sort_unstable_by_key(|run| run.start);
+        let mut joined: Vec<Range<u64>> = Vec::with_capacity(runs.len());
+        for run in runs {
+            match joined.last_mut() {
+                Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+                _ => joined.push(run),
+            }
+        }
+        Ok(joined)
+    }
+
     /// Extends `plain`, which starts at `offset` of the file, up to `until` with what the base
     /// has there and zeros behind it.
     fn fill_from_base(

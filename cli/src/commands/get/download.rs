@@ -1,14 +1,18 @@
 //! Fetching files and directories into a partial.
 //!
 //! Several ranges of a large file and several small files are in flight at once, so that the
-//! network's round trips overlap; memory is bounded by their product. Names are checked, because
-//! whoever made the link made them. Set-id bits are not restored.
+//! network's round trips overlap; memory is bounded by their product. Holes are not fetched and
+//! stay holes. Names are checked, because whoever made the link made them. A file that fails is
+//! noted and the rest goes on.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
@@ -16,11 +20,11 @@ use anyhow::Context;
 use axum::body::Bytes;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 
 use crate::api::client::Client;
 use crate::api::types::{EntryKind, EntryRow};
 use crate::commands::get::checked_name;
+use crate::commands::get::dress::{Dresser, clear};
 use crate::exit::{Exit, Failure};
 use crate::progress::Progress;
 
@@ -33,13 +37,20 @@ const RANGES_IN_FLIGHT: usize = 3;
 /// Files in flight.
 const FILES_IN_FLIGHT: usize = 6;
 
+/// Files from this many bytes on are asked for their holes; in a smaller one they save nothing.
+const HOLES_BYTES_MIN: u64 = 128 << 10;
+
+/// Problems after which a get gives up: where the node has gone, every file would be one.
+const PROBLEMS_MAX: usize = 100;
+
 /// A running fetch.
-#[derive(Clone, Copy)]
-pub(crate) struct Download<'a> {
-    pub(crate) client: &'a Client,
-    pub(crate) progress: &'a Progress,
+pub(super) struct Download<'a> {
+    client: &'a Client,
+    progress: &'a Progress,
+    dresser: &'a Dresser<'a>,
     /// Whether what is fetched can never change, so that half a file may be continued.
-    pub(crate) immutable: bool,
+    immutable: bool,
+    problems: RefCell<Vec<anyhow::Error>>,
 }
 
 /// A directory of the view, where it goes, and what it will look like.
@@ -68,9 +79,19 @@ pub(crate) fn ranges<'a>(
     Box::pin(stream::iter(offsets).map(read).buffered(RANGES_IN_FLIGHT))
 }
 
-impl Download<'_> {
-    /// Fetches an entry and all below it to `dest`; tells the bytes of all files.
-    pub(crate) async fn entry(
+impl<'a> Download<'a> {
+    pub(super) fn new(
+        client: &'a Client,
+        progress: &'a Progress,
+        dresser: &'a Dresser<'a>,
+        immutable: bool,
+    ) -> Self {
+        Self { client, progress, dresser, immutable, problems: RefCell::default() }
+    }
+
+    /// Fetches an entry and all below it to `dest`; tells the bytes of all files. What fails does
+    /// not hold up the rest.
+    pub(super) async fn entry(
         &self,
         path: &[u8],
         dest: &Path,
@@ -80,43 +101,64 @@ impl Download<'_> {
             EntryKind::Directory => self.tree(path, dest, row).await,
             EntryKind::File => self.file(path.to_vec(), dest.to_owned(), row.clone()).await,
             _ => {
-                self.special(dest, row)?;
+                self.dresser.special(dest, row)?;
                 Ok(0)
             }
         }
+    }
+
+    /// What could not be fetched.
+    pub(super) fn into_problems(self) -> Vec<anyhow::Error> {
+        self.problems.into_inner()
     }
 
     async fn tree(&self, path: &[u8], dest: &Path, row: &EntryRow) -> anyhow::Result<u64> {
         let (mut files, mut bytes) = (FuturesUnordered::new(), 0);
         let root = Folder { path: path.to_vec(), dest: dest.to_owned(), row: row.clone() };
         let (mut open, mut done) = (vec![root], Vec::new());
+        let (mut first_names, mut links) = (HashMap::new(), Vec::new());
         while let Some(folder) = open.pop() {
             make_folder(&folder.dest)?;
-            for row in self.client.list(&folder.path).await? {
+            let rows = match self.client.list_whole(&folder.path).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    self.problem(error)?;
+                    continue;
+                }
+            };
+            for row in rows {
                 let name = row.name.as_ref().map(checked_name).transpose()?;
                 let name = name.context("the node named no file")?;
                 let path = [folder.path.as_slice(), b"/", name.as_bytes()].concat();
                 let dest = folder.dest.join(name);
                 match row.kind {
                     EntryKind::Directory => open.push(Folder { path, dest, row }),
+                    EntryKind::File if is_further_name(&mut first_names, &row, &dest) => {
+                        links.push((first_names[&row.ino].clone(), dest));
+                    }
                     EntryKind::File => {
                         self.progress.add_total(row.size);
                         files.push(self.file(path, dest, row));
                     }
-                    _ => self.special(&dest, &row)?,
+                    _ => self.note(self.dresser.special(&dest, &row).map(|()| 0))?,
                 }
                 while files.len() >= FILES_IN_FLIGHT {
-                    bytes += files.try_next().await?.unwrap_or(0);
+                    bytes += self.count(files.next().await)?;
                 }
             }
             done.push((folder.dest, folder.row));
         }
-        while let Some(more) = files.try_next().await? {
-            bytes += more;
+        while let Some(more) = files.next().await {
+            bytes += self.count(Some(more))?;
+        }
+        for (first, dest) in links {
+            let shown = || dest.display().to_string();
+            let linked = clear(&dest).and_then(|()| fs::hard_link(&first, &dest));
+            self.note(linked.with_context(shown).map(|()| 0))?;
         }
         // The innermost first: writing into a folder changes its time.
         for (dest, row) in done.iter().rev() {
-            finish(dest, row)?;
+            self.dresser.dress(dest, row)?;
         }
         Ok(bytes)
     }
@@ -126,18 +168,73 @@ impl Download<'_> {
         let (mut file, from) = self.open(&dest, &row).with_context(shown)?;
         self.progress.add(from);
         if from < row.size {
-            let mut content = ranges(self.client, &path, from..row.size);
-            while let Some(bytes) = content.try_next().await? {
-                file.write_all(&bytes).with_context(shown)?;
-                self.progress.add(bytes.len() as u64);
-            }
+            self.content(&path, &mut file, from, row.size).await.with_context(shown)?;
             if !self.immutable {
                 self.check_unchanged(&path, &row).await?;
             }
         }
         drop(file);
-        finish(&dest, &row)?;
+        self.dresser.dress(&dest, &row)?;
         Ok(row.size)
+    }
+
+    /// Writes a file from `from` on. Its length is at each moment how far it is complete.
+    async fn content(
+        &self,
+        path: &[u8],
+        file: &mut File,
+        from: u64,
+        size: u64,
+    ) -> anyhow::Result<()> {
+        let mut at = from;
+        while at < size {
+            let (runs, until) = match size >= HOLES_BYTES_MIN {
+                true => {
+                    let found = self.client.runs(path, at).await?;
+                    (found.runs, found.until)
+                }
+                false => (vec![(at, size - at)], size),
+            };
+            if until <= at {
+                return Err(Failure::failed("the file became shorter while it was read").into());
+            }
+            for (offset, length) in runs {
+                self.progress.add(offset.saturating_sub(at));
+                file.seek(SeekFrom::Start(offset))?;
+                let mut content = ranges(self.client, path, offset..offset + length);
+                while let Some(bytes) = content.try_next().await? {
+                    file.write_all(&bytes)?;
+                    self.progress.add(bytes.len() as u64);
+                }
+                at = offset + length;
+            }
+            self.progress.add(until.saturating_sub(at));
+            at = at.max(until);
+            file.set_len(at)?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, done: Option<anyhow::Result<u64>>) -> anyhow::Result<u64> {
+        match done {
+            Some(Ok(bytes)) => Ok(bytes),
+            Some(Err(error)) => self.problem(error).map(|()| 0),
+            None => Ok(0),
+        }
+    }
+
+    fn note(&self, done: anyhow::Result<u64>) -> anyhow::Result<()> {
+        self.count(Some(done)).map(drop)
+    }
+
+    /// Keeps a problem and goes on, unless there are too many for that to make sense.
+    fn problem(&self, error: anyhow::Error) -> anyhow::Result<()> {
+        let mut problems = self.problems.borrow_mut();
+        if problems.len() >= PROBLEMS_MAX {
+            return Err(error.context("too many problems: gave up"));
+        }
+        problems.push(error);
+        Ok(())
     }
 
     /// Opens a file of the partial, and tells how much of it is there.
@@ -168,32 +265,18 @@ impl Download<'_> {
         }
         Ok(())
     }
+}
 
-    /// Makes what has no content: symbolic links and pipes.
-    fn special(&self, dest: &Path, row: &EntryRow) -> anyhow::Result<()> {
-        let shown = || dest.display().to_string();
-        match (row.kind, &row.target) {
-            (EntryKind::Symlink, Some(target)) => {
-                match fs::remove_file(dest) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(error).with_context(shown);
-                    }
-                    _ => symlink(target.as_os_str(), dest).with_context(shown)?,
-                }
-                set_time(dest, row).with_context(shown)
-            }
-            (EntryKind::Fifo, _) => {
-                let mode = Mode::from_raw_mode(row.mode & 0o777);
-                match rustix::fs::mknodat(CWD, dest, FileType::Fifo, mode, 0) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
-                    Err(error) => Err(io::Error::from(error)).with_context(shown),
-                }
-            }
-            _ => {
-                let text = format!("{} is a device or a socket and was left out", dest.display());
-                self.progress.say(&text);
-                Ok(())
-            }
+/// Whether a file is fetched under another name; this one becomes a hard link then.
+fn is_further_name(first_names: &mut HashMap<u64, PathBuf>, row: &EntryRow, dest: &Path) -> bool {
+    if row.nlink < 2 {
+        return false;
+    }
+    match first_names.entry(row.ino) {
+        Entry::Occupied(_) => true,
+        Entry::Vacant(first) => {
+            first.insert(dest.to_owned());
+            false
         }
     }
 }
@@ -212,17 +295,4 @@ fn make_folder(dest: &Path) -> anyhow::Result<()> {
     }
     fs::set_permissions(dest, Permissions::from_mode(0o700))
         .with_context(|| dest.display().to_string())
-}
-
-/// Gives a file or folder the mode and time it had.
-fn finish(dest: &Path, row: &EntryRow) -> anyhow::Result<()> {
-    let shown = || dest.display().to_string();
-    fs::set_permissions(dest, Permissions::from_mode(row.mode & 0o777)).with_context(shown)?;
-    set_time(dest, row).with_context(shown)
-}
-
-fn set_time(dest: &Path, row: &EntryRow) -> io::Result<()> {
-    let time = Timespec { tv_sec: row.mtime, tv_nsec: row.mtime_nanos.into() };
-    let times = Timestamps { last_access: time, last_modification: time };
-    Ok(rustix::fs::utimensat(CWD, dest, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }

@@ -184,6 +184,11 @@ mod tests {
             size: 3,
             mtime: 0,
             mtime_nanos: 0,
+            atime: 0,
+            atime_nanos: 0,
+            ino: 0,
+            device: None,
+            xattrs: Vec::new(),
             target: None,
         }
     }

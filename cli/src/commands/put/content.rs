@@ -158,3 +158,37 @@ pub(super) fn vanished_or(error: io::Error, path: &Path) -> anyhow::Error {
 fn shown(path: &Path) -> String {
     path.display().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::{Exit, classify};
+
+    fn read(path: &Path, meanwhile: impl FnOnce()) -> anyhow::Result<Vec<u8>> {
+        let (mut file, before) = open(path, false)?;
+        meanwhile();
+        let mut frames = Vec::new();
+        read_whole(&mut file, &before, path, &mut frames).map(|()| frames)
+    }
+
+    #[test]
+    fn a_source_that_vanishes_grows_shrinks_or_is_replaced_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let told = |meanwhile: &dyn Fn()| {
+            let error = read(&path, meanwhile).unwrap_err();
+            assert!(classify(&error) == Exit::Failed, "{error:#}");
+            format!("{error:#}")
+        };
+        assert!(told(&|| ()).contains("vanished"));
+        std::fs::write(&path, [1; 5000]).unwrap();
+        assert!(read(&path, || ()).is_ok());
+        let resize = |size| File::options().write(true).open(&path).unwrap().set_len(size).unwrap();
+        assert!(told(&|| resize(6000)).contains("changed"));
+        assert!(told(&|| resize(10)).contains("changed"));
+        // One that loses its name while it is read is still what it was.
+        assert!(read(&path, || std::fs::remove_file(&path).unwrap()).is_ok());
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(open(&path, false).is_err(), "what the walk did not see is not followed");
+    }
+}
