@@ -36,7 +36,7 @@ pub use format::{FORMAT_VERSION, FormatError};
 pub use horizon::{Horizon, WriteGuard};
 pub use id::{BlockId, ID_BYTES, ParseIdError};
 pub use keyring::{Access, Keyring, KeyringError, Passphrase, SealedKeyring, StoredKeyring};
-pub use local::Local;
+pub use local::{Local, ScrubStep, Scrubber};
 pub use memory::Memory;
 pub use pieces::{PieceHash, PiecePlace};
 pub use seal::BlockRef;

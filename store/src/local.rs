@@ -34,9 +34,12 @@ mod rebuild;
 mod reclaim;
 mod recover;
 mod rows;
+mod scrub;
 mod space;
 mod staged;
 mod sweep;
+
+pub use scrub::{ScrubStep, Scrubber};
 
 use std::fs::File;
 use std::io;
@@ -63,6 +66,7 @@ use columns::{Column, Row, parse_id};
 use durable::Unflushed;
 use fault::{Health, is_no_space, read_error};
 use reclaim::Reclaimer;
+use scrub::Place;
 use staged::Staged;
 
 /// Most ids that one call reserves memory for before it found them.
@@ -81,6 +85,8 @@ pub struct Local {
     counters: Arc<Mutex<Counters>>,
     guards: Arc<Guards>,
     staged: Mutex<Staged>,
+    /// Taken before every other lock, by the scrub alone.
+    scrub: Mutex<Place>,
     /// Declared last: the store is free for others only when the database is closed.
     _lock: File,
 }
@@ -121,6 +127,7 @@ impl Local {
             counters,
             guards: Arc::default(),
             staged: Mutex::new(staged),
+            scrub: Mutex::default(),
             _lock: lock,
         })
     }

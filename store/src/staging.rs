@@ -11,6 +11,9 @@
 mod codec;
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -18,7 +21,7 @@ use bytes::Bytes;
 use crate::contract::{Batch, BlockStore, Ledger, Table};
 use crate::crash;
 use crate::error::{ReadError, TreeError, WriteError};
-use crate::format::{FORMAT_VERSION, FormatError};
+use crate::format::{Encoder, FORMAT_VERSION, FormatError};
 use crate::id::{BlockId, ID_BYTES};
 use crate::seal::{Kind, PieceKey, seal, unseal};
 use crate::tree::entry::{Entry, Timestamp};
@@ -144,6 +147,39 @@ impl Journal {
         Ok((Self { ledger, volume, key: key.clone(), held }, changes))
     }
 
+    /// Makes a journal readable again: from the first record that does not open or decode on,
+    /// all records leave the ledger and are written to the new file `aside`, as they were sealed.
+    /// Those behind it go too, because they lean on it. Returns how many went; without any, no
+    /// file is made.
+    ///
+    /// # Errors
+    /// `Io` where the file exists or could not be written; nothing has changed then.
+    pub fn salvage(
+        ledger: &dyn Ledger,
+        volume: VolumeId,
+        key: &StagingKey,
+        aside: &Path,
+    ) -> Result<usize, TreeError> {
+        let records = ledger.scan(Table::Journal, volume.as_bytes())?;
+        let opens = |(record_key, value): &(Vec<u8>, Bytes)| {
+            let opened =
+                sequence_of(record_key).map(|sequence| open_record(key, volume, sequence, value));
+            // What a newer version wrote is not damaged.
+            matches!(opened, Some(Ok(_) | Err(ReadError::Newer { .. })))
+        };
+        let dropped = &records[records.iter().take_while(|record| opens(record)).count()..];
+        if dropped.is_empty() {
+            return Ok(0);
+        }
+        set_aside(dropped, aside).map_err(WriteError::Io)?;
+        let mut batch = Batch::new();
+        for (record_key, _) in dropped {
+            batch.delete(Table::Journal, record_key.clone());
+        }
+        ledger.commit(batch)?;
+        Ok(dropped.len())
+    }
+
     /// Makes changes crash-safe: one synced batch. Sequence numbers ascend, are the caller's and
     /// start above those of every change before.
     pub fn append(&self, changes: &[(u64, Change)]) -> Result<(), WriteError> {
@@ -252,6 +288,17 @@ fn read_head(
         true => Ok(Some(head)),
         false => Err(corrupt(volume, "its head is another volume's")),
     }
+}
+
+/// Each record as the length and the bytes of its key and of its value.
+fn set_aside(records: &[(Vec<u8>, Bytes)], path: &Path) -> io::Result<()> {
+    let mut bytes = Encoder::versioned();
+    for (record_key, value) in records {
+        bytes.bytes(record_key).bytes(value);
+    }
+    let mut file = File::options().write(true).create_new(true).open(path)?;
+    file.write_all(&bytes.finish())?;
+    file.sync_all()
 }
 
 fn open_record(

@@ -8,11 +8,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use xorfs_store::{
     Batch, Block, BlockId, BlockStore, Inventory, Ledger, Local, LocalConfig, Purpose, ReadError,
-    Table,
+    Scrubber, Table,
 };
 use xorfs_tests::conformance::block;
 
@@ -243,4 +245,34 @@ fn a_store_that_does_not_read_at_all_is_left_alone() {
     }
     Local::open(copy.path(), config()).unwrap_err();
     assert!(tables.iter().all(|table| copy.path().join("db").join(table).exists()));
+}
+
+#[test]
+fn the_scrub_finds_what_nobody_reads_and_goes_on_after_a_restart() {
+    let sample = Sample::new();
+    let file = &sample.files(&|name| name.ends_with(".blob"))[0];
+    let dir = sample.harmed(file, Harm::Flip(55));
+    let (now, all) = (Instant::now(), sample.blocks.len() as u64);
+    let (mut seen, mut bad, mut opened) = (0, 0, 0);
+    let mut ended = false;
+    while !ended {
+        // A step of one block; the first of an opening notes where it is.
+        let store = Local::open(dir.path(), config()).unwrap();
+        opened += 1;
+        let step = store.scrub_step(now, 1).unwrap();
+        (seen, bad, ended) = (seen + step.blocks, bad + step.bad, step.round_ended);
+        assert_eq!(store.usage().bad_blocks, bad);
+        if opened == 3 {
+            let rest = store.scrub_step(now + Duration::from_secs(61), u64::MAX).unwrap();
+            (seen, bad, ended) = (seen + rest.blocks, bad + rest.bad, rest.round_ended);
+        }
+    }
+    assert_eq!((seen, bad, opened), (all, 1, 3));
+    let store = Arc::new(Local::open(dir.path(), config()).unwrap());
+    let again = store.scrub_step(now, u64::MAX).unwrap();
+    assert_eq!((again.blocks, again.bad, again.round_ended), (all - 1, 0, true));
+    // The thread neither keeps the store open nor its owner waiting.
+    let scrubber = Scrubber::start(&store).unwrap();
+    drop(scrubber);
+    drop(Arc::into_inner(store).expect("nobody else has it"));
 }

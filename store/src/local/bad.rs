@@ -34,6 +34,11 @@ impl Local {
         if let Ok(Some(block)) = self.find(id, ReadOptions::default()) {
             return Ok(Some(block));
         }
+        if detail.contains(".sst")
+            && let Err(error) = rebuild::suspect(&self.dir)
+        {
+            tracing::warn!(%error, "could not ask the next opening for a rebuild");
+        }
         let mut change = self.change(&writer);
         let salvaged = rebuild::salvage(&self.dir, id, detail);
         match &salvaged {

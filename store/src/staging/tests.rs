@@ -112,6 +112,26 @@ fn records_are_sealed_and_moving_one_is_noticed() {
 }
 
 #[test]
+fn a_damaged_journal_gives_what_came_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let aside = dir.path().join("journal");
+    let ledger = Arc::new(Memory::new());
+    let (journal, _) = open(&ledger);
+    let changes = [(1, remove("a")), (2, remove("b")), (3, remove("c"))];
+    journal.append(&changes).unwrap();
+    let salvage =
+        || Journal::salvage(&*ledger, secret().id(), &secret().staging_key(), &aside).unwrap();
+    assert_eq!((salvage(), aside.exists()), (0, false));
+    let second = ledger_key(secret().id(), 2);
+    let mut batch = Batch::new();
+    batch.put(Table::Journal, second, vec![FORMAT_VERSION; 40]);
+    ledger.commit(batch).unwrap();
+    assert_eq!(salvage(), 2);
+    assert_eq!(open(&ledger).1, changes[..1]);
+    assert!(std::fs::read(&aside).unwrap().windows(40).any(|part| part == [FORMAT_VERSION; 40]));
+}
+
+#[test]
 fn another_writers_head_waits_until_the_journal_is_sealed() {
     let ledger = Arc::new(Memory::new());
     let id = secret().id();
