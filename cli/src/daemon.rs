@@ -32,8 +32,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use xorfs_fuse::{MountOptions, Owner, View, ViewConfig};
 use xorfs_net::{Identity, NetConfig, Network, Replicated, StartError};
 use xorfs_store::{
-    Convergence, Head, Inventory, Ledger, Link, Local, LocalConfig, Passphrase, ReadError, Table,
-    VolumeId,
+    Convergence, Head, Inventory, Ledger, Link, Local, LocalConfig, Passphrase, ReadError,
+    Scrubber, Table, VolumeId,
 };
 
 use crate::api::incoming::Temporaries;
@@ -56,6 +56,8 @@ const MOUNT_WATCH: Duration = Duration::from_millis(250);
 
 /// A running node.
 pub(crate) struct Daemon {
+    /// Declared first: it ends before the store closes. A command's node leaves too soon for it.
+    _scrubber: Option<Scrubber>,
     home: Home,
     role: Role,
     started: Instant,
@@ -114,7 +116,9 @@ impl Daemon {
             Role::Command => home.command_socket()?,
         };
         let listener = server::bind(&socket)?;
+        let scrubber = (role == Role::Daemon).then(|| Scrubber::start(&local)).transpose()?;
         let daemon = Arc::new(Self {
+            _scrubber: scrubber,
             home: home.clone(),
             role,
             started: Instant::now(),
