@@ -33,7 +33,7 @@ use fuser::{
     ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use zeroize::Zeroizing;
+use xorfs_store::Plaintext;
 
 use crate::adapter::answer::{GENERATION, LIFETIME, Question};
 use crate::adapter::core::Core;
@@ -341,7 +341,7 @@ impl Filesystem for Adapter {
                 core.answer_write(asked, offset, bytes, write_flags, reply);
             });
         } else {
-            let (core, bytes) = (Arc::clone(&self.core), Zeroizing::new(bytes.to_vec()));
+            let (core, bytes) = (Arc::clone(&self.core), Plaintext::from(bytes.to_vec()));
             self.workers.submit(asked.operation, move || {
                 core.answer_write(asked, offset, &bytes, write_flags, reply);
             });

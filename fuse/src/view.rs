@@ -36,9 +36,9 @@ use std::sync::{Arc, RwLock, Weak};
 use std::time::Instant;
 
 use xorfs_store::{
-    Access, BlockId, BlockStore, Head, Inventory, Ledger, Link, NAME_BYTES_MAX, Reader, Timestamp,
+    Access, BlockId, BlockStore, Head, Inventory, Ledger, Link, NAME_BYTES_MAX, Plaintext, Reader,
+    Timestamp,
 };
-use zeroize::Zeroizing;
 
 pub use crate::view::roots::ViewRoots;
 
@@ -468,12 +468,7 @@ impl View {
     }
 
     /// Reads up to `length` bytes; shorter only at the end of the file.
-    pub fn read(
-        &self,
-        ino: InodeNo,
-        offset: u64,
-        length: usize,
-    ) -> Result<Zeroizing<Vec<u8>>, FsError> {
+    pub fn read(&self, ino: InodeNo, offset: u64, length: usize) -> Result<Plaintext, FsError> {
         match self.place(ino)? {
             Place::Root | Place::Links => Err(FsError::IsDirectory),
             Place::In(volume, ino) => volume.read(ino, offset, length),

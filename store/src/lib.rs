@@ -5,6 +5,8 @@
 //! files and directories into blocks and back; a [`Head`] names the newest root of a volume.
 //! This crate knows neither the network nor the mount.
 
+#[doc(hidden)]
+pub mod bench;
 mod block;
 mod cache;
 pub mod check;
@@ -22,6 +24,7 @@ mod keyring;
 mod local;
 mod memory;
 mod pieces;
+mod plaintext;
 mod seal;
 mod sources;
 mod staging;
@@ -39,6 +42,7 @@ pub use keyring::{Access, Keyring, KeyringError, Passphrase, SealedKeyring, Stor
 pub use local::{Local, ScrubStep, Scrubber};
 pub use memory::Memory;
 pub use pieces::{PieceHash, PiecePlace};
+pub use plaintext::Plaintext;
 pub use seal::BlockRef;
 pub use sources::{SourceRecord, SourceStamp, Sources};
 pub use staging::{Change, Journal, TreePath, stored_head, take_base};

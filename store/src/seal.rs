@@ -15,12 +15,13 @@ use std::ops::Range;
 
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
 use aes_gcm_siv::{Aes256GcmSiv, Nonce, Tag};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::block::BLOCK_BYTES_MAX;
 use crate::compress::{self, DecompressError};
 use crate::format::{Decoder, Encoder, FORMAT_VERSION, FormatError};
 use crate::id::BlockId;
+use crate::plaintext::Plaintext;
 use crate::tree::volume::ConvergenceSecret;
 
 /// Plaintext bytes in a segment. Measured: 4 KiB random reads fall from 20,000/s to 2,000/s as
@@ -234,7 +235,7 @@ pub(crate) fn open_piece(
     piece: &BlockRef,
     sealed: &[u8],
     range: Range<usize>,
-) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+) -> Result<Plaintext, UnsealError> {
     let Encoding::Zstd { plain_length } = piece.encoding else {
         return unseal_range(kind, &piece.key, sealed, range);
     };
@@ -248,14 +249,14 @@ pub(crate) fn open_piece(
     let table = head.get(..table_bytes).ok_or(DecompressError)?;
     let frames = compress::frames(table, plain_length, packed_length, &range)?;
     let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
-        return Ok(Zeroizing::default());
+        return Ok(Plaintext::default());
     };
     let (from, packed) = match whole {
         true => (0, head),
         false => (first.start, open(first.start..last.end)?),
     };
     let first_number = range.start / compress::FRAME_BYTES;
-    let mut plain = Zeroizing::new(Vec::with_capacity(frames.len() * compress::FRAME_BYTES));
+    let mut plain = Plaintext::with_capacity(frames.len() * compress::FRAME_BYTES);
     for (number, frame) in (first_number..).zip(frames) {
         let frame = packed.get(frame.start - from..frame.end - from).ok_or(DecompressError)?;
         compress::decompress_frame(frame, number, plain_length, &mut plain)?;
@@ -301,7 +302,7 @@ pub(crate) fn unseal_range(
     key: &PieceKey,
     sealed: &[u8],
     range: Range<usize>,
-) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+) -> Result<Plaintext, UnsealError> {
     unseal_encoded(kind, Encoding::Plain, key, sealed, range)
 }
 
@@ -311,12 +312,12 @@ fn unseal_encoded(
     key: &PieceKey,
     sealed: &[u8],
     range: Range<usize>,
-) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+) -> Result<Plaintext, UnsealError> {
     let cipher = Aes256GcmSiv::new(key.as_bytes().into());
     let segments = sealed.len().div_ceil(SEALED_SEGMENT_BYTES);
     let first = range.start / SEGMENT_BYTES;
     let end = range.end.div_ceil(SEGMENT_BYTES).min(segments);
-    let mut plain = Zeroizing::new(Vec::with_capacity((end - first) * SEGMENT_BYTES));
+    let mut plain = Plaintext::with_capacity((end - first) * SEGMENT_BYTES);
     for number in first..end {
         let from = number * SEALED_SEGMENT_BYTES;
         let to = sealed.len().min(from + SEALED_SEGMENT_BYTES);
@@ -350,11 +351,7 @@ fn cut(plain: &mut Vec<u8>, skip: usize, length: usize) -> Result<(), UnsealErro
 }
 
 /// Opens a whole piece sealed as it is.
-pub(crate) fn unseal(
-    kind: Kind,
-    key: &PieceKey,
-    sealed: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+pub(crate) fn unseal(kind: Kind, key: &PieceKey, sealed: &[u8]) -> Result<Plaintext, UnsealError> {
     let segments = sealed.len().div_ceil(SEALED_SEGMENT_BYTES);
     let plain = sealed.len().checked_sub(segments * TAG_BYTES).ok_or(UnsealError::Cipher)?;
     unseal_range(kind, key, sealed, 0..plain)

@@ -9,7 +9,7 @@ use anyhow::Context;
 use axum::body::{Body, Bytes};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
-use zeroize::Zeroizing;
+use xorfs_store::Plaintext;
 
 use crate::api::server::{ApiError, blocking};
 use crate::daemon::Daemon;
@@ -86,8 +86,8 @@ impl BodyReader {
     ///
     /// # Errors
     /// Where there are fewer.
-    pub(crate) fn take(&mut self, length: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let mut taken = Zeroizing::new(Vec::with_capacity(length));
+    pub(crate) fn take(&mut self, length: usize) -> Result<Plaintext, Failure> {
+        let mut taken = Plaintext::with_capacity(length);
         while taken.len() < length {
             if self.is_at_end()? {
                 return Err(cut_short());
@@ -99,11 +99,11 @@ impl BodyReader {
     }
 
     /// Up to `length` bytes; fewer at the end only.
-    pub(crate) fn take_up_to(&mut self, length: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    pub(crate) fn take_up_to(&mut self, length: usize) -> Result<Plaintext, Failure> {
         if self.is_at_end()? {
-            return Ok(Zeroizing::default());
+            return Ok(Plaintext::default());
         }
-        let mut taken = Zeroizing::new(Vec::with_capacity(length));
+        let mut taken = Plaintext::with_capacity(length);
         while taken.len() < length && !self.is_at_end()? {
             let more = self.current.len().min(length - taken.len());
             taken.extend_from_slice(&self.current.split_to(more));

@@ -4,8 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
-use xorfs_store::WriteError;
-use zeroize::Zeroizing;
+use xorfs_store::{Plaintext, WriteError};
 
 use crate::error::FsError;
 use crate::view::apply::Action;
@@ -58,12 +57,7 @@ impl Volume {
         state.release(ino);
     }
 
-    pub(super) fn read(
-        &self,
-        ino: u64,
-        offset: u64,
-        length: usize,
-    ) -> Result<Zeroizing<Vec<u8>>, FsError> {
+    pub(super) fn read(&self, ino: u64, offset: u64, length: usize) -> Result<Plaintext, FsError> {
         let (edit, ahead) = {
             let mut state = self.lock();
             let inode = state.inode_mut(ino)?;
@@ -90,7 +84,7 @@ impl Volume {
         let mut offset = offset;
         for part in bytes.chunks(WRITE_BYTES_MAX) {
             self.wait_for_room(part.len() as u64)?;
-            let bytes = Bytes::from_owner(Zeroizing::new(part.to_vec()));
+            let bytes = Bytes::from_owner(Plaintext::from(part.to_vec()));
             self.commit_write(ino, offset, &bytes)?;
             offset += part.len() as u64;
         }

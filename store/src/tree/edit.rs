@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
-use zeroize::Zeroizing;
 
 use crate::error::ReadError;
+use crate::plaintext::Plaintext;
 use crate::tree::entry::Content;
 use crate::tree::reader::Reader;
 
@@ -116,15 +116,15 @@ impl FileEdit {
         reader: &Reader,
         offset: u64,
         length: usize,
-    ) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    ) -> Result<Plaintext, ReadError> {
         let end = self.size.min(offset.saturating_add(length as u64));
         if offset >= end {
-            return Ok(Zeroizing::default());
+            return Ok(Plaintext::default());
         }
         if self.writes.is_empty() && end <= self.kept {
             return reader.read_at(&self.base, offset, (end - offset) as usize);
         }
-        let mut plain = Zeroizing::new(Vec::with_capacity((end - offset) as usize));
+        let mut plain = Plaintext::with_capacity((end - offset) as usize);
         let first = self.writes.range(..=offset).next_back().map_or(offset, |(at, _)| *at);
         for (at, bytes) in self.writes.range(first..end) {
             let to = *at + bytes.len() as u64;

@@ -17,7 +17,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use zeroize::Zeroizing;
 
 use crate::block::{BLOCK_BYTES_MAX, Block};
 use crate::cache::ByteCache;
@@ -25,6 +24,7 @@ use crate::contract::{BlockStore, Purpose};
 use crate::error::WriteError;
 use crate::id::BlockId;
 use crate::pieces::{PieceHash, PieceName};
+use crate::plaintext::Plaintext;
 use crate::seal::{BlockRef, Encoding, Kind, PieceKey, open_piece, seal_piece};
 use crate::tree::pool::Pool;
 use crate::tree::volume::ConvergenceSecret;
@@ -46,7 +46,7 @@ pub(crate) struct Slot(usize);
 /// Plaintext of one piece, perhaps out of a longer run that was read at once.
 #[derive(Clone)]
 pub(crate) struct Plain {
-    run: Arc<Zeroizing<Vec<u8>>>,
+    run: Arc<Plaintext>,
     range: Range<usize>,
 }
 
@@ -95,12 +95,12 @@ enum Outcome {
 
 impl Plain {
     /// A part of a run.
-    pub(crate) fn part(run: &Arc<Zeroizing<Vec<u8>>>, range: Range<usize>) -> Self {
+    pub(crate) fn part(run: &Arc<Plaintext>, range: Range<usize>) -> Self {
         Self { run: Arc::clone(run), range }
     }
 
     /// A run that is one piece.
-    pub(crate) fn whole(run: Zeroizing<Vec<u8>>) -> Self {
+    pub(crate) fn whole(run: Plaintext) -> Self {
         let range = 0..run.len();
         Self { run: Arc::new(run), range }
     }

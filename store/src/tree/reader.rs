@@ -10,14 +10,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use crate::block::Block;
 use crate::cache::ByteCache;
 use crate::contract::BlockStore;
 use crate::error::ReadError;
 use crate::format::{Decoder, FormatError};
 use crate::id::BlockId;
+use crate::plaintext::Plaintext;
 use crate::seal::{BlockRef, Kind, PieceKey, UnsealError, open_piece, unseal};
 use crate::tree::entry::{
     Content, Entry, NameOf, Node, VolumeRoot, XattrMap, Xattrs, decode_xattrs,
@@ -65,12 +64,12 @@ impl Reader {
         file: &Content,
         offset: u64,
         length: usize,
-    ) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    ) -> Result<Plaintext, ReadError> {
         let end = file.size.min(offset.saturating_add(length as u64));
         if offset >= end {
-            return Ok(Zeroizing::default());
+            return Ok(Plaintext::default());
         }
-        let mut plain = Zeroizing::new(Vec::with_capacity((end - offset) as usize));
+        let mut plain = Plaintext::with_capacity((end - offset) as usize);
         self.visit_extents(file, offset..end, &mut |at, extent| {
             let from = offset.max(at);
             let to = end.min(at + extent.length);
@@ -383,7 +382,7 @@ impl Reader {
         Ok(node)
     }
 
-    fn open(&self, piece: &BlockRef, kind: Kind) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    fn open(&self, piece: &BlockRef, kind: Kind) -> Result<Plaintext, ReadError> {
         let block = self.block(&piece.id)?;
         let sealed = sealed_piece(&block, piece)?;
         let whole = 0..piece.plain_length() as usize;
@@ -395,7 +394,7 @@ impl Reader {
         piece: &BlockRef,
         kind: Kind,
         range: Range<usize>,
-    ) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    ) -> Result<Plaintext, ReadError> {
         let block = self.block(&piece.id)?;
         let sealed = sealed_piece(&block, piece)?;
         open_piece(kind, piece, sealed, range).map_err(|error| not_opened(piece.id, error))

@@ -4,9 +4,8 @@
 //! up, nodes are sealed level by level, because a branch can name its children only once the
 //! shared block they lie in is complete.
 
-use zeroize::Zeroizing;
-
 use crate::error::TreeError;
+use crate::plaintext::Plaintext;
 use crate::seal::BlockRef;
 use crate::tree::pack::{Packer, Plain, Slot};
 use crate::tree::reader::Reader;
@@ -250,7 +249,7 @@ fn seal_level<R: Record>(
         }
     };
     if count > 0 {
-        let plain = Plain::whole(Zeroizing::new(shard.encode()));
+        let plain = Plain::whole(Plaintext::from(shard.encode()));
         let slot = packer.share(R::KIND, plain)?;
         *node = Draft::Sealed { slot, count };
     }
