@@ -208,7 +208,10 @@ impl Local {
             return WriteError::Full { used, limit: used };
         }
         if error.kind() == rocksdb::ErrorKind::Corruption
-            && let Err(error) = rebuild::suspect(&self.dir)
+            && let Err(error) = rebuild::suspect(
+                &self.dir,
+                error.as_ref().contains(".blob") || !error.as_ref().contains(".sst"),
+            )
         {
             tracing::warn!(%error, "could not ask the next opening for a rebuild");
         }

@@ -199,6 +199,20 @@ fn a_damaged_blob_file_costs_the_damaged_blocks_alone() {
 }
 
 #[test]
+fn a_rebuild_that_was_asked_for_finds_damaged_blobs() {
+    let sample = Sample::new();
+    let file = &sample.files(&|name| name.ends_with(".blob"))[0];
+    let dir = sample.harmed(file, Harm::Flip(55));
+    fs::write(dir.path().join("suspect"), "blobs\n").unwrap();
+    let store = Local::open(dir.path(), config()).unwrap();
+    assert!(!dir.path().join("suspect").exists());
+    assert_eq!(store.usage().bad_blocks, 1, "before anything was read");
+    let lost = sample.lost(&store);
+    assert_eq!((lost.len(), records(&store)), (1, RECORDS));
+    sample.check_mends(dir.path(), store, &lost);
+}
+
+#[test]
 fn what_only_leads_to_the_rest_costs_nothing() {
     let sample = Sample::new();
     let leads = |name: &str| !name.contains('.') && !name.starts_with("LO");

@@ -35,7 +35,7 @@ impl Local {
             return Ok(Some(block));
         }
         if detail.contains(".sst")
-            && let Err(error) = rebuild::suspect(&self.dir)
+            && let Err(error) = rebuild::suspect(&self.dir, false)
         {
             tracing::warn!(%error, "could not ask the next opening for a rebuild");
         }

@@ -23,7 +23,7 @@ mod records;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::slice;
 
@@ -47,6 +47,9 @@ const DAMAGED: &str = "damaged";
 /// Says that the database has to be rebuilt although it opens.
 const SUSPECT: &str = "suspect";
 
+/// In that file: blob files are meant.
+const SUSPECT_BLOBS: &str = "blobs\n";
+
 /// What a rebuild found lost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Loss {
@@ -54,6 +57,8 @@ pub(super) struct Loss {
     pub(super) tables: Vec<(String, Option<Column>)>,
     /// Whether there may have been tables that nobody knows about any more.
     pub(super) hides: bool,
+    /// Whether blocks in blob files have to be read.
+    pub(super) reads_blobs: bool,
 }
 
 impl Loss {
@@ -79,10 +84,20 @@ pub(super) fn is_interrupted(dir: &Path) -> bool {
     dir.join(RESCUE).exists()
 }
 
-/// Asks the next opening for a rebuild.
-pub(super) fn suspect(dir: &Path) -> io::Result<()> {
-    File::create(dir.join(SUSPECT))?.sync_all()?;
+/// Asks the next opening for a rebuild; with `reads_blobs` for one that also compares every
+/// block in a blob file with its id, because RocksDB met damage while it copied some.
+pub(super) fn suspect(dir: &Path, reads_blobs: bool) -> io::Result<()> {
+    let mut file = File::options().create(true).append(true).open(dir.join(SUSPECT))?;
+    if reads_blobs {
+        file.write_all(SUSPECT_BLOBS.as_bytes())?;
+    }
+    file.sync_all()?;
     File::open(dir)?.sync_all()
+}
+
+/// Whether blocks in blob files have to be read.
+pub(super) fn suspects_blobs(dir: &Path) -> bool {
+    fs::read_to_string(dir.join(SUSPECT)).is_ok_and(|text| text.contains(SUSPECT_BLOBS))
 }
 
 /// Whether the database has files and does not say which. RocksDB would make a new one and

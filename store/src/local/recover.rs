@@ -89,6 +89,7 @@ pub(super) fn open_database(dir: &Path, config: &LocalConfig) -> Result<Opened, 
     }
     let mut loss = rebuild::rebuild(dir).map_err(rebuild_error)?;
     loss.hides = hides;
+    loss.reads_blobs = rebuild::suspects_blobs(dir);
     let (db, ..) = try_open(dir, config)?;
     let mended = rebuild::mend::mend(dir, &db, &loss, seconds_now())?;
     for (table, column) in &loss.tables {

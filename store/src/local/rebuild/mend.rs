@@ -9,6 +9,9 @@
 //!   names.
 //! - A record that neither of the others knows is garbage, unless tables of both were lost.
 //!
+//! Where RocksDB met damage while it copied blobs, every block in them is read as well, and what
+//! does not match its id is set aside: the next copy would fail over it again.
+//!
 //! Whether a key is there is asked of the probe: it has the tables and no blob files, so that it
 //! answers for a block in a blob file with an error, and without reading the block.
 
@@ -72,7 +75,7 @@ pub(in crate::local) fn mend(
         let file = BlobFile::open(&path).map_err(OpenError::Io)?;
         for spot in file.spots().map_err(OpenError::Io)? {
             ids.insert(spot.id);
-            mend.take_up(&file, &spot, &mut lost, loss.may_hide_blocks())?;
+            mend.take_up(&file, &spot, &mut lost, loss)?;
         }
     }
     if loss.may_lack(Column::Index) {
@@ -146,7 +149,7 @@ impl Mend<'_> {
         file: &BlobFile,
         spot: &Spot,
         lost: &mut BTreeMap<BlockId, Row>,
-        hidden: bool,
+        loss: &Loss,
     ) -> Result<(), OpenError> {
         let db = self.db;
         if lost.contains_key(&spot.id) {
@@ -158,16 +161,31 @@ impl Mend<'_> {
             return self.write_if_full();
         }
         let row = db.get_pinned_cf(family(db, Column::Index), spot.id.as_bytes());
-        if row.map_err(open_error)?.is_some() {
+        if let Some(row) = row.map_err(open_error)? {
+            if loss.reads_blobs
+                && file.block(spot).map_err(OpenError::Io)?.is_none()
+                && !self.reads(&spot.id)
+                && let Ok(row) = Row::decode(&row)
+            {
+                lost.insert(spot.id, row);
+            }
             return Ok(());
         }
         if self.is_known(&spot.id)? {
             self.add_row(spot.id, spot.length);
-        } else if hidden && let Some(block) = file.block(spot).map_err(OpenError::Io)? {
+        } else if loss.may_hide_blocks()
+            && let Some(block) = file.block(spot).map_err(OpenError::Io)?
+        {
             self.put_block(&block);
             self.add_row(spot.id, spot.length);
         }
         self.write_if_full()
+    }
+
+    /// Whether the store reads a block, wherever it is by now.
+    fn reads(&self, id: &BlockId) -> bool {
+        let found = self.db.get_pinned_cf(family(self.db, Column::Blocks), id.as_bytes());
+        matches!(found, Ok(Some(bytes)) if BlockId::of(&bytes) == *id)
     }
 
     /// Gives rows to blocks that lie in the tables themselves. `ids` are those in blob files,
