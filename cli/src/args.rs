@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Pin(PinArgs),
     /// Free the space of what nothing needs any more
     Gc(GcArgs),
+    /// Check every block and file of this node, and mend what is damaged
+    Check(CheckArgs),
     /// Set, change or remove the passphrase of the keyring
     Passphrase(PassphraseArgs),
     /// Open a locked keyring of the running daemon
@@ -428,6 +430,18 @@ pub(crate) struct GcArgs {
     /// Say what would go and leave it
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Reads every block and compares it with its name, and every tree of your volumes and pins. Blocks
+that do not match are set aside and named together with the files that need them. With --repair
+they are fetched again from other nodes. Ends with 0 where all is well or was mended, with 5 where
+something stays damaged.")]
+pub(crate) struct CheckArgs {
+    /// Mend what is found, with the help of other nodes
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The subcommands, one file each: what they ask of a node and what they print.
 
 mod cat;
+mod check;
 mod completions;
 mod daemon;
 mod gc;
@@ -53,6 +54,7 @@ async fn dispatch(command: Command, home: &Home, out: Output) -> anyhow::Result<
         Command::Volume(command) => volume::run(home, command, out).await?,
         Command::Pin(args) => pin::run(home, &args, out).await?,
         Command::Gc(args) => gc::run(home, &args, out).await?,
+        Command::Check(args) => return check::run(home, &args, out).await,
         Command::Passphrase(args) => keyring::passphrase(home, &args).await?,
         Command::Unlock => keyring::unlock(home).await?,
         Command::Lock => keyring::lock(home).await?,

@@ -7,6 +7,7 @@
 //! over what is owed, close the network, remove the socket. Dropping a `Daemon` without `stop`
 //! loses nothing that was acknowledged, but leaves what is only in memory unsealed.
 
+mod checking;
 mod collector;
 pub(crate) mod heads;
 mod identity;

@@ -10,6 +10,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use xorfs_fuse::{FsError, MountError};
 use xorfs_net::{FetchError, PublishError, StartError};
+use xorfs_store::check::CheckError;
 use xorfs_store::{KeyringError, LinkError, OpenError, ReadError, TreeError, WriteError};
 
 /// How a command ended.
@@ -89,6 +90,12 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(match error {
             TreeError::Read(error) => of_read(error),
             TreeError::Write(error) => of_write(error),
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<CheckError>() {
+        return Some(match error {
+            CheckError::Read(error) => of_read(error),
+            CheckError::Write(error) => of_write(error),
         });
     }
     if cause.is::<LinkError>() {

@@ -1,4 +1,5 @@
-//! Space: what `gc` gives back and never takes, and what a pin keeps.
+//! Space and integrity: what `gc` gives back and never takes, what a pin keeps, and what `check`
+//! finds and mends.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -16,7 +17,12 @@ fn text(path: &Path) -> &str {
 }
 
 fn json(node: &Node, args: &[&str]) -> serde_json::Value {
-    let outcome = node.xorfs(&[args, &["--json"]].concat()).ok();
+    json_of(node, args, 0)
+}
+
+#[track_caller]
+fn json_of(node: &Node, args: &[&str], code: i32) -> serde_json::Value {
+    let outcome = node.xorfs(&[args, &["--json"]].concat()).code(code);
     serde_json::from_slice(&outcome.stdout).expect("JSON")
 }
 
@@ -217,4 +223,51 @@ fn an_unpinned_volume_goes_on_being_written() {
     assert!(node.terminate().success());
     node.restart();
     assert_eq!(json(node, &["pin"])[0]["name"], "main");
+}
+
+/// Flips one bit in the middle of the largest blob file of a node that does not run.
+fn damage(node: &Node) {
+    let files = fs::read_dir(node.home.join("store/db")).expect("lists");
+    let blobs = files.map(|entry| entry.expect("lists").path());
+    let blobs = blobs.filter(|path| path.extension().is_some_and(|extension| extension == "blob"));
+    let length = |path: &std::path::PathBuf| fs::metadata(path).expect("stats").len();
+    let largest = blobs.max_by_key(length).expect("a blob file");
+    let mut bytes = fs::read(&largest).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&largest, bytes).expect("writes");
+}
+
+#[test]
+fn a_check_finds_damage_and_mends_it_from_others() {
+    let mut cluster = Cluster::with_environment(2, &[("XORFS_FETCH_DEADLINE", "5s")]);
+    let work = cluster.dir().to_owned();
+    let film = work.join("film.bin");
+    write_file(&film, 81, 8 * MIB).expect("writes");
+    cluster.nodes[0].xorfs(&["put", text(&film)]).ok();
+    let clean = json(&cluster.nodes[0], &["check"]);
+    assert_eq!((&clean["clean"], &clean["bad"]), (&true.into(), &serde_json::json!([])));
+
+    // Alone, the node can only say what is damaged and who needs it.
+    assert!(cluster.nodes[1].terminate().success());
+    let node = &mut cluster.nodes[0];
+    assert!(node.terminate().success());
+    damage(node);
+    node.restart();
+    let outcome = node.xorfs(&["check"]).code(5);
+    let said = outcome.text();
+    assert!(said.contains("damaged: block") && said.contains("main:/film.bin"), "{said}");
+    assert_eq!(json_of(node, &["check", "--repair"], 5)["bad"].as_array().map(Vec::len), Some(1));
+    assert_eq!(space(node, "bad_blocks"), 1);
+
+    cluster.nodes[1].restart();
+    cluster.await_acquaintance();
+    let node = &cluster.nodes[0];
+    let mended = json_of(node, &["check", "--repair"], 0);
+    assert_eq!(mended["clean"], true, "{mended}");
+    assert_eq!(space(node, "bad_blocks"), 0);
+    let dest = work.join("dest");
+    node.xorfs(&["get", "main:/film.bin", text(&dest)]).ok();
+    assert_eq!(difference(&dest, 81, 8 * MIB), None);
+    node.xorfs(&["check"]).ok();
 }

@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use crate::api::job;
 use crate::api::query::Query;
 use crate::api::types::{
-    Attributes, Collected, Copies, EntryRow, ErrorBody, JobProgress, LinkReply, MountRequest, Name,
-    PassphraseRequest, PeerRow, PinReply, PinRequest, PinRow, Runs, Status, UnlockRequest,
-    UnmountRequest, VolumeRequest, VolumeRow,
+    Attributes, CheckReply, Collected, Copies, EntryRow, ErrorBody, JobProgress, LinkReply,
+    MountRequest, Name, PassphraseRequest, PeerRow, PinReply, PinRequest, PinRow, Runs, Status,
+    UnlockRequest, UnmountRequest, VolumeRequest, VolumeRow,
 };
 use crate::api::wire::{ImportReply, Stamp};
 use crate::exit::Failure;
@@ -106,6 +106,17 @@ impl Client {
     pub(crate) async fn collect(&self, dry_run: bool) -> anyhow::Result<Collected> {
         let query = Query::new().with("dry_run", dry_run.to_string());
         self.ask(Method::POST, "gc", &query, NOTHING).await
+    }
+
+    /// Checks everything, telling how far it is.
+    pub(crate) async fn check(
+        &self,
+        repair: bool,
+        on_progress: impl FnMut(JobProgress),
+    ) -> anyhow::Result<CheckReply> {
+        let query = Query::new().with("repair", repair.to_string());
+        let response = self.send(self.request(Method::POST, "check", &query)).await?;
+        job::follow(response, on_progress).await
     }
 
     /// Opens a locked keyring.

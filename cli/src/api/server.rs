@@ -108,6 +108,7 @@ fn routes(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes/{name}/link", get(share_volume))
         .route("/v1/pins", get(space::pins).post(space::pin).delete(space::unpin))
         .route("/v1/gc", post(space::collect))
+        .route("/v1/check", post(space::check))
         .route("/v1/unlock", post(keyring::unlock))
         .route("/v1/lock", post(keyring::lock))
         .route("/v1/passphrase", put(keyring::set_passphrase))

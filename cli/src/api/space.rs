@@ -1,4 +1,4 @@
-//! Requests about space and integrity: pins and garbage collection.
+//! Requests about space and integrity: pins, garbage collection and checks.
 
 use std::sync::Arc;
 
@@ -44,6 +44,15 @@ pub(crate) async fn collect(
 ) -> Result<Json<Collected>, ApiError> {
     let dry_run = query.flag("dry_run");
     Ok(Json(blocking(move || daemon.collect(dry_run)).await?))
+}
+
+/// Checks everything, and answers in lines.
+pub(crate) async fn check(State(daemon): State<Arc<Daemon>>, query: Query) -> Response {
+    let (repair, leaving) = (query.flag("repair"), daemon.leaving());
+    let work = move |reporter: &mut job::Reporter| {
+        daemon.check(repair, |progress| reporter.report(progress))
+    };
+    job::run(leaving, work)
 }
 
 fn pinned(request: &PinRequest) -> anyhow::Result<Pinned> {

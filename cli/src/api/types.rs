@@ -368,6 +368,47 @@ pub(crate) struct Collected {
     pub(crate) at: u64,
 }
 
+/// What a check found and mended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CheckReply {
+    /// Whether nothing is left to be mended.
+    pub(crate) clean: bool,
+    pub(crate) good_blocks: u64,
+    pub(crate) good_bytes: u64,
+    /// Blocks that were fetched again.
+    pub(crate) restored_blocks: u64,
+    /// Entries that disagreed with the rows of blocks.
+    pub(crate) wrong_entries: u64,
+    /// Blocks that were held and do not read.
+    pub(crate) bad: Vec<BadRow>,
+    /// Blocks that pinned trees need and that are not here.
+    pub(crate) missing: Vec<String>,
+    /// What needs a bad or missing block.
+    pub(crate) files: Vec<NeedingRow>,
+    /// Volumes that do not open.
+    pub(crate) unopened: Vec<String>,
+}
+
+/// A block that was held and does not read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BadRow {
+    pub(crate) block: String,
+    pub(crate) pinned: bool,
+    pub(crate) owed: bool,
+    pub(crate) bytes: u64,
+    /// When it was set aside, in seconds since 1970.
+    pub(crate) since: u64,
+}
+
+/// A file or directory that needs blocks which are bad or missing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct NeedingRow {
+    pub(crate) path: String,
+    pub(crate) blocks: Vec<String>,
+    /// Whether what lies below it is not known.
+    pub(crate) unreadable: bool,
+}
+
 /// Sealed bytes in use.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Space {
@@ -381,6 +422,8 @@ pub(crate) struct Space {
     /// What the store takes of the disk, all in all.
     pub(crate) occupied_bytes: u64,
     pub(crate) blocks: u64,
+    /// Blocks that were held and did not read.
+    pub(crate) bad_blocks: u64,
     /// The limit, where one was set.
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) disk_free_bytes: u64,

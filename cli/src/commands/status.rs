@@ -34,6 +34,10 @@ fn text(status: &Status) -> String {
     if let Some(last) = &status.last_gc {
         rows.push(("last gc", collected(last)));
     }
+    if status.space.bad_blocks > 0 {
+        let bad = format!("{} blocks: see `xorfs check`", status.space.bad_blocks);
+        rows.push(("damaged", bad));
+    }
     for mount in &status.mounts {
         rows.push(("mount", mount.to_string()));
     }

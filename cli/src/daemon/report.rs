@@ -35,6 +35,7 @@ impl Daemon {
                 reclaimable_bytes: usage.reclaimable_bytes,
                 occupied_bytes: usage.occupied_bytes,
                 blocks: usage.blocks,
+                bad_blocks: usage.bad_blocks,
                 quota_bytes: (usage.quota_bytes != u64::MAX).then_some(usage.quota_bytes),
                 disk_free_bytes: usage.disk_free_bytes,
             },

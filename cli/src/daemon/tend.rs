@@ -1,8 +1,8 @@
-//! What a daemon does by itself about its store: collecting garbage when it pays, and fetching
-//! what is pinned and not here.
+//! What a daemon does by itself about its store: collecting garbage when it pays, fetching what
+//! is pinned and not here, and fetching again what was found to be damaged.
 //!
 //! One task, one look every few seconds, at nothing that costs anything. A failure is logged and
-//! tried again later; nobody waits for it. Nothing is done while the keyring is locked.
+//! tried again later; nobody waits for it. While the keyring is locked damage is mended and nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -27,6 +27,9 @@ const SHORT_PERCENT: u64 = 90;
 /// Time between two attempts at a pin that could not be fetched whole.
 const PIN_RETRY: Duration = Duration::from_secs(60);
 
+/// Time between two attempts to fetch damaged blocks again.
+const MEND_PAUSE: Duration = Duration::from_secs(60);
+
 /// What the task remembers.
 struct Tending {
     pace: Pace,
@@ -34,6 +37,7 @@ struct Tending {
     versions: Vec<u64>,
     still_since: Instant,
     pins: Pins,
+    next_mending: Instant,
 }
 
 /// Starts the task. It ends with the daemon.
@@ -47,6 +51,7 @@ pub(super) fn spawn(daemon: &Arc<Daemon>, gc_interval: Duration) {
             versions: Vec::new(),
             still_since: now,
             pins: Pins::default(),
+            next_mending: now,
         };
         loop {
             let asked = tokio::select! {
@@ -74,10 +79,11 @@ pub(super) fn spawn(daemon: &Arc<Daemon>, gc_interval: Duration) {
 
 impl Tending {
     fn look(&mut self, daemon: &Daemon, asked: bool) {
+        let now = Instant::now();
+        self.mend(daemon, now);
         if daemon.is_locked() {
             return;
         }
-        let now = Instant::now();
         let volumes = daemon.volumes();
         let versions: Vec<u64> = volumes.iter().map(|volume| volume.sequence).collect();
         let is_clean = volumes.iter().all(|volume| volume.sealed || volume.open_error.is_some());
@@ -102,6 +108,24 @@ impl Tending {
                 let error = format!("{error:#}");
                 tracing::warn!(%error, "could not collect garbage");
                 self.pace.on_failed(Instant::now());
+            }
+        }
+    }
+}
+
+impl Tending {
+    /// Fetches blocks again that were set aside. Needs no key.
+    fn mend(&mut self, daemon: &Daemon, now: Instant) {
+        if now < self.next_mending || daemon.local.usage().bad_blocks == 0 {
+            return;
+        }
+        self.next_mending = now + MEND_PAUSE;
+        match daemon.mend() {
+            Ok(0) => {}
+            Ok(blocks) => tracing::info!(blocks, "fetched damaged blocks again"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::warn!(%error, "could not mend damaged blocks");
             }
         }
     }

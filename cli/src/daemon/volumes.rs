@@ -58,13 +58,8 @@ impl Volumes {
 
     /// Shows every volume in the view; none while the keyring is locked.
     pub(crate) fn show_all(&self, view: &View) {
-        let volumes = self.keys.read(|keyring| {
-            keyring.volumes().map(|(name, access)| (name.to_owned(), access.clone())).collect()
-        });
-        let volumes: Vec<(String, Access)> = volumes.unwrap_or_default();
         let mut unopened = BTreeMap::new();
-        for (name, access) in volumes {
-            let pinned = self.keys.read(|keyring| keyring.is_pinned(&name)).unwrap_or_default();
+        for (name, access, pinned) in self.known().unwrap_or_default() {
             if let Err(error) = view.add_volume(&name, &access) {
                 let error = format!("{:#}", anyhow::Error::new(error));
                 tracing::error!(
@@ -77,6 +72,35 @@ impl Volumes {
             }
         }
         *locked(&self.unopened) = unopened;
+    }
+
+    /// Tries again to open the volumes that did not.
+    pub(crate) fn reopen(&self, view: &View) {
+        let _changing = locked(&self.changing);
+        let mut unopened = self.unopened();
+        unopened.retain(|name, _| {
+            let Ok(access) = self.access(name) else { return false };
+            match view.add_volume(name, &access) {
+                Ok(()) => {
+                    let pinned = self.keys.read(|keyring| keyring.is_pinned(name));
+                    view.set_pinned(name, pinned.unwrap_or_default());
+                    tracing::info!(volume = %name, "a volume opens again");
+                    false
+                }
+                Err(_) => true,
+            }
+        });
+        *locked(&self.unopened) = unopened;
+    }
+
+    /// Every volume of the keyring, what opens it, and whether it is pinned.
+    pub(crate) fn known(&self) -> Result<Vec<(String, Access, bool)>, Failure> {
+        self.keys.read(|keyring| {
+            let row = |(name, access): (&str, &Access)| {
+                (name.to_owned(), access.clone(), keyring.is_pinned(name))
+            };
+            keyring.volumes().map(row).collect()
+        })
     }
 
     /// The volumes that do not open, by name.

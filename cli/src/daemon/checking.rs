@@ -1,0 +1,112 @@
+//! Checking and mending a node's store, on demand and, little by little, in the background.
+//!
+//! The walk and the repair are `store::check`'s; here are the trees that this home can open, and
+//! where missing blocks come from: the network, and without `repair` nowhere, so that a check
+//! finds what is here and changes nothing but setting bad blocks aside.
+
+use std::sync::Arc;
+
+use xorfs_store::check::{Check, NamedRoot, Progress, Report, check};
+use xorfs_store::gc::{Root, Strength};
+use xorfs_store::{BlockStore, Class, Inventory, Purpose, stored_head};
+
+use crate::api::types::{BadRow, CheckReply, JobProgress, NeedingRow};
+use crate::daemon::Daemon;
+use crate::exit::Failure;
+
+/// Bad blocks that are fetched again at one look of the background.
+const MEND_AT_ONCE: usize = 64;
+
+impl Daemon {
+    /// Checks every block and every tree, and with `repair` mends what can be mended.
+    pub(crate) fn check(
+        &self,
+        repair: bool,
+        mut report: impl FnMut(JobProgress) -> Result<(), Failure>,
+    ) -> anyhow::Result<CheckReply> {
+        let roots = self.named_roots()?;
+        let source: Arc<dyn BlockStore> = match repair {
+            true => Arc::new(self.replicated()),
+            false => Arc::clone(&self.local) as _,
+        };
+        let asked = Check { store: &*self.local, source, roots: &roots, repair };
+        let mut gone = Ok(());
+        let mut tell = |progress: Progress| {
+            let now = match progress {
+                Progress::Blocks { done, total, bytes } => JobProgress {
+                    done_blocks: done,
+                    done_bytes: bytes,
+                    total_blocks: Some(total),
+                    bad_blocks: self.local.usage().bad_blocks,
+                },
+                Progress::Entries { .. } => return,
+            };
+            if gone.is_ok() {
+                gone = report(now);
+            }
+        };
+        let found = check(&asked, &mut tell)?;
+        gone?;
+        if repair {
+            self.volumes.reopen(&self.view);
+        }
+        let unopened = self.volumes.unopened().into_keys().collect();
+        Ok(reply(&found, unopened, repair))
+    }
+
+    /// Fetches some of the blocks again that were set aside; how many came.
+    pub(crate) fn mend(&self) -> anyhow::Result<usize> {
+        let source = self.replicated();
+        let mut mended = 0;
+        for bad in self.local.bad(None, MEND_AT_ONCE)? {
+            // Where nobody has it, it stays set aside until somebody does.
+            let Ok(block) = source.get(&bad.id) else { continue };
+            self.local.put(&block, Purpose::Cache)?;
+            mended += 1;
+        }
+        Ok(mended)
+    }
+
+    /// Volumes that this home can open, also those that it could not so far, and pins.
+    fn named_roots(&self) -> anyhow::Result<Vec<NamedRoot>> {
+        let mut roots = Vec::new();
+        for (name, access, pinned) in self.volumes.known()? {
+            let Some(head) = stored_head(&*self.local, access.volume())? else { continue };
+            let strength = if pinned { Strength::Pinned } else { Strength::Kept };
+            let root = Root::Volume { head: Box::new(head), key: access.read_key(), strength };
+            roots.push(NamedRoot { name: format!("{name}:"), root });
+        }
+        for pin in self.volumes.pins()? {
+            let name = format!("pin {}", pin.name.as_deref().unwrap_or("(without a name)"));
+            let root = Root::Tree { node: pin.to_node(), strength: Strength::Pinned };
+            roots.push(NamedRoot { name, root });
+        }
+        Ok(roots)
+    }
+}
+
+fn reply(found: &Report, unopened: Vec<String>, repair: bool) -> CheckReply {
+    let bad = found.bad.iter().map(|bad| BadRow {
+        block: bad.id.to_string(),
+        pinned: bad.class == Class::Pinned,
+        owed: bad.owed,
+        bytes: bad.length.into(),
+        since: bad.since_seconds,
+    });
+    let needing = found.needing.iter().map(|needing| NeedingRow {
+        path: needing.path.clone(),
+        blocks: needing.blocks.iter().map(ToString::to_string).collect(),
+        unreadable: needing.unreadable,
+    });
+    CheckReply {
+        clean: found.is_clean() && unopened.is_empty() && (repair || found.wrong_entries == 0),
+        good_blocks: found.good_blocks,
+        good_bytes: found.good_bytes,
+        restored_blocks: found.restored_blocks,
+        wrong_entries: found.wrong_entries,
+        bad: bad.collect(),
+        missing: found.missing.iter().map(ToString::to_string).collect(),
+        files: needing.collect(),
+        unopened,
+    }
+}
