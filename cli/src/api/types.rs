@@ -379,6 +379,8 @@ pub(crate) struct CheckReply {
     pub(crate) restored_blocks: u64,
     /// Entries that disagreed with the rows of blocks.
     pub(crate) wrong_entries: u64,
+    /// Unsealed changes that were lost with a damaged journal.
+    pub(crate) dropped_records: u64,
     /// Blocks that were held and do not read.
     pub(crate) bad: Vec<BadRow>,
     /// Blocks that pinned trees need and that are not here.

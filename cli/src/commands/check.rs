@@ -45,6 +45,12 @@ fn text(reply: &CheckReply, repair: bool) -> String {
         let done = if repair { "mended" } else { "to be mended" };
         say(format_args!("{} entries of the index {done}", reply.wrong_entries));
     }
+    if reply.dropped_records > 0 {
+        let records = reply.dropped_records;
+        say(format_args!(
+            "{records} unsealed changes were damaged; they are in journal-*.damaged in the home"
+        ));
+    }
     for bad in &reply.bad {
         let owed = if bad.owed { ", and perhaps nobody else has it" } else { "" };
         say(format_args!("damaged: block {} ({}){owed}", bad.block, size(bad.bytes)));

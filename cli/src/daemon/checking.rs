@@ -5,10 +5,11 @@
 //! finds what is here and changes nothing but setting bad blocks aside.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use xorfs_store::check::{Check, NamedRoot, Progress, Report, check};
 use xorfs_store::gc::{Root, Strength};
-use xorfs_store::{BlockStore, Class, Inventory, Purpose, stored_head};
+use xorfs_store::{Access, BlockStore, Class, Inventory, Journal, Purpose, stored_head};
 
 use crate::api::types::{BadRow, CheckReply, JobProgress, NeedingRow};
 use crate::daemon::Daemon;
@@ -47,11 +48,36 @@ impl Daemon {
         };
         let found = check(&asked, &mut tell)?;
         gone?;
+        let mut dropped_records = 0;
         if repair {
+            dropped_records = self.salvage()?;
             self.volumes.reopen(&self.view);
         }
         let unopened = self.volumes.unopened().into_keys().collect();
-        Ok(reply(&found, unopened, repair))
+        Ok(CheckReply { dropped_records, ..reply(&found, unopened, repair) })
+    }
+
+    /// Gets own volumes that do not open over a damaged journal: what does not read is moved to a
+    /// file in the home. Returns the number of records that went.
+    fn salvage(&self) -> anyhow::Result<u64> {
+        let unopened = self.volumes.unopened();
+        let mut dropped = 0;
+        for (name, access, _) in self.volumes.known()? {
+            let Access::Owner(secret) = &access else { continue };
+            if !unopened.contains_key(&name) {
+                continue;
+            }
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let aside = self.home.dir().join(format!("journal-{name}-{now}.damaged"));
+            let key = secret.staging_key();
+            let records = Journal::salvage(&*self.local, secret.id(), &key, &aside)?;
+            if records > 0 {
+                let aside = aside.display();
+                tracing::warn!(volume = %name, records, %aside, "dropped damaged journal records");
+            }
+            dropped += records as u64;
+        }
+        Ok(dropped)
     }
 
     /// Fetches some of the blocks again that were set aside; how many came.
@@ -104,6 +130,7 @@ fn reply(found: &Report, unopened: Vec<String>, repair: bool) -> CheckReply {
         good_bytes: found.good_bytes,
         restored_blocks: found.restored_blocks,
         wrong_entries: found.wrong_entries,
+        dropped_records: 0,
         bad: bad.collect(),
         missing: found.missing.iter().map(ToString::to_string).collect(),
         files: needing.collect(),
