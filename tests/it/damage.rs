@@ -290,3 +290,48 @@ fn the_scrub_finds_what_nobody_reads_and_goes_on_after_a_restart() {
     drop(scrubber);
     drop(Arc::into_inner(store).expect("nobody else has it"));
 }
+
+/// RocksDB copies live blobs when it gives space back, and fails over a damaged one. Writing ends
+/// then, and goes on with the next opening, which has found the block.
+#[test]
+fn damage_that_space_reclaiming_meets_ends_writing_once() {
+    if !xorfs_tests::effort::is_long() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let blocks: Vec<_> = (0..120).map(|n| block(n, 1 << 20)).collect();
+    let store = Local::open(dir.path(), config()).unwrap();
+    for (n, block) in blocks.iter().enumerate() {
+        store.put(block, Purpose::Hold).unwrap();
+        if n % 16 == 15 {
+            store.flush().unwrap();
+        }
+    }
+    drop(store);
+    let files = fs::read_dir(dir.path().join("db")).unwrap().map(|entry| entry.unwrap().path());
+    let oldest = files.filter(|path| path.extension().is_some_and(|end| end == "blob")).min();
+    let oldest = oldest.unwrap();
+    let mut bytes = fs::read(&oldest).unwrap();
+    // A byte of every block in the file.
+    (600..bytes.len() - 1000).step_by((1 << 20) + 64).for_each(|at| bytes[at] ^= 1);
+    fs::write(&oldest, bytes).unwrap();
+
+    let store = Local::open(dir.path(), config()).unwrap();
+    for block in blocks.iter().enumerate().filter(|(n, _)| n % 8 != 0).map(|(_, block)| block) {
+        store.remove(&block.id()).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while store.put(&block(1000, 5000), Purpose::Own).and_then(|()| store.flush()).is_ok() {
+        assert!(Instant::now() < deadline, "a pass meets the damage");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(store);
+    let store = Local::open(dir.path(), config()).unwrap();
+    assert!(store.usage().bad_blocks > 0);
+    while store.usage().reclaimable_bytes > 64 << 20 {
+        store.put(&block(1001, 5000), Purpose::Own).unwrap();
+        assert!(Instant::now() < deadline, "space is given back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    store.flush().unwrap();
+}
