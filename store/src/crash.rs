@@ -9,7 +9,7 @@
 //! anywhere else `point` is an empty function, and the environment is not looked at.
 
 /// Every point, in the order in which one write meets them. A test goes through all.
-pub const POINTS: [&str; 26] = [
+pub const POINTS: [&str; 32] = [
     "format-before-rename",
     "identity-before-rename",
     "identity-after-rename",
@@ -36,6 +36,12 @@ pub const POINTS: [&str; 26] = [
     "sweep-after",
     "reclaim-before",
     "reclaim-after",
+    "rebuild-after-probe",
+    "rebuild-after-rescue",
+    "rebuild-before-current",
+    "rebuild-after-manifest",
+    "rebuild-before-mend",
+    "rebuild-after-mend",
 ];
 
 /// Ends the process here where a test asked for it.

@@ -14,6 +14,7 @@
 //! `make test` does some thirty crashes, here and in `crash`, `make test-long` several hundred.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -23,11 +24,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use xorfs_fuse::View;
 use xorfs_store::crash::POINTS;
-use xorfs_store::{BlockId, BlockStore, Inventory, Local, WriteError};
+use xorfs_store::{BlockId, BlockStore, Inventory, Local, Purpose, WriteError};
 use xorfs_tests::campaign::{
     Model, Op, Upkeep, VOLUME, collect, local_config, open_view, perform, read_out,
 };
 use xorfs_tests::child::{Child, tell, told};
+use xorfs_tests::conformance::block;
 use xorfs_tests::effort::{is_long, say, seed};
 
 /// Crashes of one home; then a fresh one.
@@ -36,14 +38,9 @@ const CRASHES_A_HOME: u64 = 8;
 /// Steps after which a child ends by itself, where it was not to die earlier.
 const STEPS_MAX: u64 = 400;
 
-/// Points that stand where a home is made; those of the daemon are `crash`'s.
-const ONCE_A_HOME: [&str; 5] = [
-    "format-before-rename",
-    "identity-before-rename",
-    "identity-after-rename",
-    "keyring-before-rename",
-    "keyring-after-rename",
-];
+/// Points that writing does not meet: those where a home is made are `crash`'s, those where a
+/// damaged one is opened `rebuild`'s.
+const ELSEWHERE: [&str; 4] = ["format", "identity", "keyring", "rebuild"];
 
 /// Lines of the child: a step is about to be done, everything up to a step is crash-safe, the
 /// held block of a step is crash-safe.
@@ -61,9 +58,23 @@ fn child_works_on_a_volume() {
         let store = Arc::clone(&store);
         move || wanted.iter().for_each(|()| drop(collect(&store).unwrap()))
     });
+    churn(&store);
     work(&store, &view, seed, &collections);
     drop(collections);
     collector.join().unwrap();
+}
+
+/// Evicts and leaves garbage, where the child is to die of that: steps alone do it too rarely.
+fn churn(store: &Local) {
+    let armed = env::var("XORFS_CRASH").unwrap_or_default();
+    if armed.starts_with("evict") || armed.starts_with("reclaim") {
+        for n in 0..300 {
+            match store.put(&block(n << 32, 1 << 20), Purpose::Cache) {
+                Ok(()) | Err(WriteError::Full { .. }) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
 }
 
 fn work(store: &Local, view: &View, seed: u64, collections: &mpsc::SyncSender<()>) {
@@ -83,16 +94,20 @@ fn work(store: &Local, view: &View, seed: u64, collections: &mpsc::SyncSender<()
             }
             Some(Upkeep::Cache(blocks)) => {
                 for block in blocks {
-                    match store.put(&block, xorfs_store::Purpose::Cache) {
+                    match store.put(&block, Purpose::Cache) {
                         Ok(()) | Err(WriteError::Full { .. }) => {}
                         Err(error) => panic!("{error:?}"),
                     }
                 }
             }
             Some(Upkeep::Hold(block)) => {
-                store.put(&block, xorfs_store::Purpose::Hold).unwrap();
+                store.put(&block, Purpose::Hold).unwrap();
                 store.flush().unwrap();
                 tell(HELD, step);
+            }
+            Some(Upkeep::Forget(block)) => {
+                store.put(&block, Purpose::Pin).unwrap();
+                store.remove(&block.id()).unwrap();
             }
             // One that is under way is enough.
             Some(Upkeep::Collect) => drop(collections.try_send(())),
@@ -129,11 +144,16 @@ impl Death {
                 pause: Duration::from_micros(random.random_range(0..5_000)),
             };
         }
-        let points: Vec<_> =
-            POINTS.into_iter().filter(|name| !ONCE_A_HOME.contains(name)).collect();
+        let points: Vec<_> = POINTS.into_iter().filter(|name| !is_elsewhere(name)).collect();
         let turn = attempt - attempt / 3;
-        Self::Point(points[turn as usize % points.len()], random.random_range(1..12))
+        let name = points[turn as usize % points.len()];
+        let n = random.random_range(1..12);
+        Self::Point(name, if name.starts_with("reclaim") { 1 } else { n })
     }
+}
+
+fn is_elsewhere(name: &str) -> bool {
+    ELSEWHERE.iter().any(|begin| name.starts_with(begin))
 }
 
 /// What a child told before it died.
@@ -275,7 +295,7 @@ fn a_volume_survives_every_crash_as_a_prefix() {
     if is_long() {
         let missed: Vec<_> = POINTS
             .into_iter()
-            .filter(|name| !ONCE_A_HOME.contains(name) && !hit.contains_key(name))
+            .filter(|name| !is_elsewhere(name) && !hit.contains_key(name))
             .collect();
         assert_eq!(missed, Vec::<&str>::new(), "points where nothing ever died");
     }

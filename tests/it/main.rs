@@ -14,5 +14,6 @@ mod mount;
 mod network;
 mod privacy;
 mod put;
+mod rebuild;
 mod tidy;
 mod volume;

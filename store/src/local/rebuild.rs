@@ -31,6 +31,7 @@ use rocksdb::{DB, Options};
 
 use super::columns::Column;
 use crate::block::Block;
+use crate::crash;
 use crate::id::BlockId;
 use blobs::BlobFile;
 use manifest::BlobCount;
@@ -133,6 +134,7 @@ pub(super) fn rebuild(dir: &Path) -> io::Result<Loss> {
         let text = format!("none of the {tables} tables of the store reads");
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
+    crash::point("rebuild-after-probe");
     let rescue = dir.join(RESCUE);
     fs::create_dir_all(&rescue)?;
     let mut blob_files = Vec::new();
@@ -145,6 +147,7 @@ pub(super) fn rebuild(dir: &Path) -> io::Result<Loss> {
     }
     File::open(&rescue)?.sync_all()?;
     File::open(dir)?.sync_all()?;
+    crash::point("rebuild-after-rescue");
 
     let known = manifest::families(&manifest::read(&db));
     let next = all_numbers(&db)?.into_iter().max().unwrap_or(0) + 1;
@@ -152,6 +155,7 @@ pub(super) fn rebuild(dir: &Path) -> io::Result<Loss> {
     edits.push(manifest::next_file(next + 1));
     let old = fs::read_to_string(db.join("CURRENT")).unwrap_or_default();
     manifest::install(&db, next, &edits)?;
+    crash::point("rebuild-after-manifest");
 
     let damaged = dir.join(DAMAGED);
     fs::create_dir_all(&damaged)?;

@@ -91,6 +91,7 @@ pub(super) fn open_database(dir: &Path, config: &LocalConfig) -> Result<Opened, 
     loss.hides = hides;
     loss.reads_blobs = rebuild::suspects_blobs(dir);
     let (db, ..) = try_open(dir, config)?;
+    crash::point("rebuild-before-mend");
     let mended = rebuild::mend::mend(dir, &db, &loss, seconds_now())?;
     for (table, column) in &loss.tables {
         let family = column.map_or("an unknown family", Column::name);
@@ -103,6 +104,7 @@ pub(super) fn open_database(dir: &Path, config: &LocalConfig) -> Result<Opened, 
         unknown = mended.unknown,
         "the local store was rebuilt; `xorfs check` tells what it lacks"
     );
+    crash::point("rebuild-after-mend");
     rebuild::finish(dir).map_err(OpenError::Io)?;
     let (counters, cursor) = count(&db)?;
     Ok((db, counters, cursor))

@@ -75,6 +75,8 @@ pub enum Upkeep {
     Cache(Vec<Block>),
     /// A block held for the network, which stays.
     Hold(Block),
+    /// A block that comes and goes again.
+    Forget(Block),
     /// Garbage goes, while the next steps are done.
     Collect,
 }
@@ -125,6 +127,7 @@ impl Upkeep {
             }
             18..20 => Some(Self::Hold(block(&mut random, 30_000))),
             20..23 => Some(Self::Collect),
+            23..25 => Some(Self::Forget(block(&mut random, 300_000))),
             _ => None,
         }
     }

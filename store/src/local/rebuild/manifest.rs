@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::records;
+use crate::crash;
 use crate::format::Encoder;
 use crate::local::columns::Column;
 
@@ -97,6 +98,7 @@ pub(super) fn install(db: &Path, number: u64, edits: &[Vec<u8>]) -> io::Result<(
 pub(super) fn name_current(db: &Path, name: &str) -> io::Result<()> {
     let new = db.join("CURRENT.new");
     write_synced(&new, format!("{name}\n").as_bytes())?;
+    crash::point("rebuild-before-current");
     fs::rename(new, db.join("CURRENT"))?;
     File::open(db)?.sync_all()
 }
