@@ -9,7 +9,7 @@
 //! anywhere else `point` is an empty function, and the environment is not looked at.
 
 /// Every point, in the order in which one write meets them. A test goes through all.
-pub const POINTS: [&str; 32] = [
+pub const POINTS: [&str; 33] = [
     "format-before-rename",
     "identity-before-rename",
     "identity-after-rename",
@@ -42,6 +42,7 @@ pub const POINTS: [&str; 32] = [
     "rebuild-after-manifest",
     "rebuild-before-mend",
     "rebuild-after-mend",
+    "rebuild-before-cleaning",
 ];
 
 /// Ends the process here where a test asked for it.

@@ -155,6 +155,16 @@ pub fn files_below(root: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Copies the files below `from`, with the folders that they are in, to below `to`.
+pub fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    for path in files_below(from)? {
+        let target = to.join(&path);
+        fs::create_dir_all(target.parent().expect("it lies below"))?;
+        fs::copy(from.join(&path), target)?;
+    }
+    Ok(())
+}
+
 /// Which of `needles` occur in the raw bytes of which files below `root`.
 ///
 /// Reads each file whole: made for the files of a small store.

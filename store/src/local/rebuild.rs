@@ -45,6 +45,11 @@ const RESCUE: &str = "rescue";
 /// Tables and manifests that do not read, for whoever wants to look at them.
 const DAMAGED: &str = "damaged";
 
+/// In `rescue/`: step 3 was done. Another one would take the tables that a compaction replaced
+/// since, and that a crash kept from being removed, for part of the database beside those that
+/// replaced them.
+const INSTALLED: &str = "installed";
+
 /// Says that the database has to be rebuilt although it opens.
 const SUSPECT: &str = "suspect";
 
@@ -83,6 +88,11 @@ pub(super) fn is_wanted(dir: &Path) -> bool {
 /// Whether a rebuild was begun and did not end. What it had found lost is not known any more.
 pub(super) fn is_interrupted(dir: &Path) -> bool {
     dir.join(RESCUE).exists()
+}
+
+/// Whether a rebuild was interrupted when only its last step was left.
+pub(super) fn is_installed(dir: &Path) -> bool {
+    dir.join(RESCUE).join(INSTALLED).exists()
 }
 
 /// Asks the next opening for a rebuild; with `reads_blobs` for one that also compares every
@@ -126,6 +136,7 @@ pub(super) fn find_manifest(dir: &Path) -> io::Result<bool> {
 
 /// Steps 1 to 3.
 pub(super) fn rebuild(dir: &Path) -> io::Result<Loss> {
+    absent(fs::remove_file(dir.join(RESCUE).join(INSTALLED)))?;
     let db = dir.join("db");
     let (edits, lost) = probe(dir)?;
     let tables = numbers(&db, TABLE)?.len();
@@ -170,6 +181,8 @@ pub(super) fn rebuild(dir: &Path) -> io::Result<Loss> {
     if old.starts_with("MANIFEST-") && db.join(old).is_file() {
         fs::rename(db.join(old), damaged.join(old))?;
     }
+    File::create(rescue.join(INSTALLED))?.sync_all()?;
+    File::open(&rescue)?.sync_all()?;
     Ok(loss)
 }
 
@@ -196,26 +209,33 @@ pub(super) fn salvage(dir: &Path, id: &BlockId, detail: &str) -> Option<Block> {
     })
 }
 
-/// The end of a rebuild, once everything that it put back is on the disk.
+/// The end of a rebuild, once everything that it put back is on the disk. What says that one was
+/// begun goes at once, so that a crash leaves a rebuild that is whole or one that has ended.
 pub(super) fn finish(dir: &Path) -> io::Result<()> {
-    for name in [PROBE, RESCUE] {
-        match fs::remove_dir_all(dir.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    match fs::remove_file(dir.join(SUSPECT)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => File::open(dir)?.sync_all(),
-    }
+    absent(fs::remove_file(dir.join(SUSPECT)))?;
+    absent(fs::rename(dir.join(RESCUE), dir.join(PROBE).join(RESCUE)))?;
+    File::open(dir)?.sync_all()?;
+    crash::point("rebuild-before-cleaning");
+    drop_probe(dir)
+}
+
+/// Removes what a rebuild that has ended may have left.
+pub(super) fn drop_probe(dir: &Path) -> io::Result<()> {
+    absent(fs::remove_dir_all(dir.join(PROBE)))
+}
+
+/// What is not there need not go.
+fn absent(gone: io::Result<()>) -> io::Result<()> {
+    gone.or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })
 }
 
 /// The tables alone, repaired: the edits that name those that read, and the numbers of the rest.
 fn probe(dir: &Path) -> io::Result<(Vec<Vec<u8>>, Vec<u64>)> {
     let (db, probe) = (dir.join("db"), dir.join(PROBE));
-    if probe.exists() {
-        fs::remove_dir_all(&probe)?;
-    }
+    drop_probe(dir)?;
     fs::create_dir(&probe)?;
     let tables = numbers(&db, TABLE)?;
     for number in &tables {

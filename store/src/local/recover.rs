@@ -14,6 +14,7 @@ use super::bad::seconds_now;
 use super::change::{Counters, Cursor};
 use super::columns::{Column, Row, database_options, descriptors, parse_id};
 use super::fault::{chain, is_damage, is_no_file, open_error};
+use super::rebuild::Loss;
 use super::{family, rebuild};
 use crate::config::LocalConfig;
 use crate::crash;
@@ -76,14 +77,22 @@ pub(super) fn open_database(dir: &Path, config: &LocalConfig) -> Result<Opened, 
         tracing::warn!("the database did not say which manifest is its own; the newest is taken");
     }
     let mut hides = rebuild::is_interrupted(dir);
-    if !rebuild::is_wanted(dir) {
+    let installed = rebuild::is_installed(dir);
+    if !hides {
+        rebuild::drop_probe(dir).map_err(OpenError::Io)?;
+    }
+    if installed || !rebuild::is_wanted(dir) {
         match try_open(dir, config) {
+            Ok((db, ..)) if installed => {
+                let reads_blobs = rebuild::suspects_blobs(dir);
+                return mend(dir, db, &Loss { hides, reads_blobs, ..Loss::default() });
+            }
             Ok(opened) => return Ok(opened),
             Err(error) if !is_damage(&error) => return Err(error),
             Err(error) => {
                 let reason = chain(&error);
                 tracing::error!(reason, "the local store is damaged; rebuilding what leads to it");
-                hides = is_no_file(&reason);
+                hides |= is_no_file(&reason);
             }
         }
     }
@@ -91,8 +100,13 @@ pub(super) fn open_database(dir: &Path, config: &LocalConfig) -> Result<Opened, 
     loss.hides = hides;
     loss.reads_blobs = rebuild::suspects_blobs(dir);
     let (db, ..) = try_open(dir, config)?;
+    mend(dir, db, &loss)
+}
+
+/// The last step of a rebuild.
+fn mend(dir: &Path, db: DB, loss: &Loss) -> Result<Opened, OpenError> {
     crash::point("rebuild-before-mend");
-    let mended = rebuild::mend::mend(dir, &db, &loss, seconds_now())?;
+    let mended = rebuild::mend::mend(dir, &db, loss, seconds_now())?;
     for (table, column) in &loss.tables {
         let family = column.map_or("an unknown family", Column::name);
         tracing::error!(table, family, "a damaged table is lost");
