@@ -28,11 +28,14 @@ fn text(status: &Status) -> String {
         ("peers", status.replication.live_peers.to_string()),
         ("traffic", traffic),
         ("space", space(&status.space)),
-        ("", classes(&status.space)),
+        ("blocks", classes(&status.space)),
         ("health", health(&status.replication)),
     ];
     if let Some(last) = &status.last_gc {
         rows.push(("last gc", collected(last)));
+    }
+    if status.space.staged_bytes > 0 {
+        rows.push(("staged", format!("{} not sealed yet", size(status.space.staged_bytes))));
     }
     if status.space.bad_blocks > 0 {
         let bad = format!("{} blocks: see `xorfs check`", status.space.bad_blocks);
@@ -62,12 +65,11 @@ fn space(space: &Space) -> String {
 
 fn classes(space: &Space) -> String {
     format!(
-        "{} blocks: {} pinned, {} for others, {} cached, {} staged",
+        "{}: {} pinned, {} for others, {} cached",
         space.blocks,
         size(space.pinned_bytes),
         size(space.in_range_bytes),
         size(space.cached_bytes),
-        size(space.staged_bytes),
     )
 }
 
