@@ -236,8 +236,32 @@ pub(crate) fn open_piece(
     sealed: &[u8],
     range: Range<usize>,
 ) -> Result<Plaintext, UnsealError> {
+    let mut plain = Plaintext::with_capacity(room_for(piece, &range));
+    open_piece_into(kind, piece, sealed, range, &mut plain)?;
+    Ok(plain)
+}
+
+/// Bytes that opening `range` takes while it goes on: whole segments or frames are opened, and
+/// what sticks out is cut off.
+pub(crate) fn room_for(piece: &BlockRef, range: &Range<usize>) -> usize {
+    let unit = match piece.encoding {
+        Encoding::Plain => SEGMENT_BYTES,
+        Encoding::Zstd { .. } => compress::FRAME_BYTES,
+    };
+    (range.end.div_ceil(unit) - range.start / unit) * unit
+}
+
+/// Appends the plaintext of a part of a piece to `plain`, as `open_piece` opens it. With
+/// `room_for` the range to spare, nothing is left behind by growing.
+pub(crate) fn open_piece_into(
+    kind: Kind,
+    piece: &BlockRef,
+    sealed: &[u8],
+    range: Range<usize>,
+    plain: &mut Plaintext,
+) -> Result<(), UnsealError> {
     let Encoding::Zstd { plain_length } = piece.encoding else {
-        return unseal_range(kind, &piece.key, sealed, range);
+        return unseal_into(kind, Encoding::Plain, &piece.key, sealed, range, plain);
     };
     let plain_length = plain_length as usize;
     let packed_length = unsealed_length(sealed.len() as u64) as usize;
@@ -249,20 +273,19 @@ pub(crate) fn open_piece(
     let table = head.get(..table_bytes).ok_or(DecompressError)?;
     let frames = compress::frames(table, plain_length, packed_length, &range)?;
     let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
-        return Ok(Plaintext::default());
+        return Ok(());
     };
     let (from, packed) = match whole {
         true => (0, head),
         false => (first.start, open(first.start..last.end)?),
     };
     let first_number = range.start / compress::FRAME_BYTES;
-    let mut plain = Plaintext::with_capacity(frames.len() * compress::FRAME_BYTES);
+    let start = plain.len();
     for (number, frame) in (first_number..).zip(frames) {
         let frame = packed.get(frame.start - from..frame.end - from).ok_or(DecompressError)?;
-        compress::decompress_frame(frame, number, plain_length, &mut plain)?;
+        compress::decompress_frame(frame, number, plain_length, plain)?;
     }
-    cut(&mut plain, range.start - first_number * compress::FRAME_BYTES, range.len())?;
-    Ok(plain)
+    cut(plain, start, range.start - first_number * compress::FRAME_BYTES, range.len())
 }
 
 /// Appends the sealed form of `plaintext`, which is not empty, to `out`, as it is.
@@ -313,11 +336,25 @@ fn unseal_encoded(
     sealed: &[u8],
     range: Range<usize>,
 ) -> Result<Plaintext, UnsealError> {
+    let segments = range.start / SEGMENT_BYTES..range.end.div_ceil(SEGMENT_BYTES);
+    let mut plain = Plaintext::with_capacity(segments.len() * SEGMENT_BYTES);
+    unseal_into(kind, encoding, key, sealed, range, &mut plain)?;
+    Ok(plain)
+}
+
+fn unseal_into(
+    kind: Kind,
+    encoding: Encoding,
+    key: &PieceKey,
+    sealed: &[u8],
+    range: Range<usize>,
+    plain: &mut Plaintext,
+) -> Result<(), UnsealError> {
     let cipher = Aes256GcmSiv::new(key.as_bytes().into());
     let segments = sealed.len().div_ceil(SEALED_SEGMENT_BYTES);
     let first = range.start / SEGMENT_BYTES;
     let end = range.end.div_ceil(SEGMENT_BYTES).min(segments);
-    let mut plain = Plaintext::with_capacity((end - first) * SEGMENT_BYTES);
+    let before = plain.len();
     for number in first..end {
         let from = number * SEALED_SEGMENT_BYTES;
         let to = sealed.len().min(from + SEALED_SEGMENT_BYTES);
@@ -334,19 +371,19 @@ fn unseal_encoded(
             )
             .map_err(|_| UnsealError::Cipher)?;
     }
-    cut(&mut plain, range.start - first * SEGMENT_BYTES, range.len())?;
-    Ok(plain)
+    cut(plain, before, range.start - first * SEGMENT_BYTES, range.len())
 }
 
-/// Leaves `length` bytes from `skip` on.
-fn cut(plain: &mut Vec<u8>, skip: usize, length: usize) -> Result<(), UnsealError> {
-    if plain.len() < skip + length {
+/// Of what was appended from `start` on, leaves `length` bytes behind the first `skip`.
+fn cut(plain: &mut Vec<u8>, start: usize, skip: usize, length: usize) -> Result<(), UnsealError> {
+    let from = start + skip;
+    if plain.len() < from + length {
         return Err(UnsealError::Cipher);
     }
     if skip > 0 {
-        plain.copy_within(skip..skip + length, 0);
+        plain.copy_within(from..from + length, start);
     }
-    plain.truncate(length);
+    plain.truncate(start + length);
     Ok(())
 }
 

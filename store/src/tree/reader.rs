@@ -17,7 +17,9 @@ use crate::error::ReadError;
 use crate::format::{Decoder, FormatError};
 use crate::id::BlockId;
 use crate::plaintext::Plaintext;
-use crate::seal::{BlockRef, Kind, PieceKey, UnsealError, open_piece, unseal};
+use crate::seal::{
+    BlockRef, Kind, PieceKey, UnsealError, open_piece, open_piece_into, room_for, unseal,
+};
 use crate::tree::entry::{
     Content, Entry, NameOf, Node, VolumeRoot, XattrMap, Xattrs, decode_xattrs,
 };
@@ -28,6 +30,11 @@ use crate::tree::volume::ReadKey;
 
 /// Memory that an opened metadata node takes beside its plaintext, at the most, as a multiple.
 const OPENED_FACTOR: usize = 2;
+
+/// Room beyond what was asked for, so that pieces are opened into place: what sticks out of a
+/// part of a piece on either side. Short reads lie in one piece or two and do without.
+const SLACK_BYTES: usize = 64 << 10;
+const SLACK_FROM_BYTES: usize = 128 << 10;
 
 type NodeKey = (BlockId, u32);
 
@@ -69,7 +76,9 @@ impl Reader {
         if offset >= end {
             return Ok(Plaintext::default());
         }
-        let mut plain = Plaintext::with_capacity((end - offset) as usize);
+        let length = (end - offset) as usize;
+        let slack = if length >= SLACK_FROM_BYTES { SLACK_BYTES } else { 0 };
+        let mut plain = Plaintext::with_capacity(length + slack);
         self.visit_extents(file, offset..end, &mut |at, extent| {
             let from = offset.max(at);
             let to = end.min(at + extent.length);
@@ -78,11 +87,10 @@ impl Reader {
                     let length = plain.len() + (to - from) as usize;
                     plain.resize(length, 0);
                 }
-                Some(piece) => plain.extend_from_slice(&self.open_range(
-                    piece,
-                    Kind::Data,
-                    (from - at) as usize..(to - at) as usize,
-                )?),
+                Some(piece) => {
+                    let range = (from - at) as usize..(to - at) as usize;
+                    self.open_range(piece, Kind::Data, range, &mut plain)?;
+                }
             }
             Ok(())
         })?;
@@ -389,15 +397,29 @@ impl Reader {
         open_piece(kind, piece, sealed, whole).map_err(|error| not_opened(piece.id, error))
     }
 
+    /// Appends the plaintext of a part of a piece.
     fn open_range(
         &self,
         piece: &BlockRef,
         kind: Kind,
         range: Range<usize>,
-    ) -> Result<Plaintext, ReadError> {
+        plain: &mut Plaintext,
+    ) -> Result<(), ReadError> {
         let block = self.block(&piece.id)?;
         let sealed = sealed_piece(&block, piece)?;
-        open_piece(kind, piece, sealed, range).map_err(|error| not_opened(piece.id, error))
+        let failed = |error| not_opened(piece.id, error);
+        // Into place where there is room for what sticks out: growing would leave plaintext
+        // behind.
+        if plain.capacity() - plain.len() >= room_for(piece, &range) {
+            return open_piece_into(kind, piece, sealed, range, plain).map_err(failed);
+        }
+        let opened = open_piece(kind, piece, sealed, range).map_err(failed)?;
+        if plain.is_empty() && plain.capacity() <= opened.len() {
+            *plain = opened;
+        } else {
+            plain.extend_from_slice(&opened);
+        }
+        Ok(())
     }
 
     fn block(&self, id: &BlockId) -> Result<Block, ReadError> {
