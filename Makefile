@@ -1,6 +1,6 @@
 # Every target is one script, so that each can also be run, read and tested on its own.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint audit bench
+.PHONY: help setup demo test test-long sim lint audit bench
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ test: ## run all tests
 
 test-long: ## run all tests, with the long campaigns: hundreds of crashes, large churn
 	@XORFS_TEST_LONG=1 scripts/test.sh
+
+sim: ## simulate large networks (10,000 nodes, churn, partition) and print tables
+	@scripts/sim.sh
 
 lint: ## rustfmt, clippy with warnings as errors, tidy checks, shellcheck
 	@scripts/lint.sh

@@ -2,9 +2,9 @@
 //! offered, and what others are to keep moves on.
 //!
 //! A pass compares digests first and names blocks only where these differ. Besides it audits a
-//! few blocks that nobody differs about, and looks at a share of what this home keeps for itself
-//! far from where it lives, so that each such block is looked at every few hours. It goes in
-//! steps, so that what is owed is published in between.
+//! few blocks that nobody differs about, and looks at a share of what this home keeps for itself,
+//! so that each such block is looked at every few hours. It goes in steps, so that what is owed
+//! is published in between.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +25,8 @@ use crate::replica::spread::{Aim, Placed};
 /// Ids that are summed up under one lock of the node.
 const SUM_BATCH: usize = 256;
 
-/// Passes in which all of what is kept far from where it lives was looked at once.
-const FAR_SHARES: u64 = 16;
+/// Passes in which all that this home keeps for itself was looked at once.
+const OWN_SHARES: u64 = 16;
 
 /// Where a repair pass stands.
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ impl Shared {
         let Some(Outcome::Compared(differences)) = compared else { return Err(Stopped) };
         let start = BlockId::from_bytes(*self.own.as_bytes());
         let differences = Arc::new(differences);
-        let (after, audits_left, share) = (Some(start), AUDITS, share % FAR_SHARES);
+        let (after, audits_left, share) = (Some(start), AUDITS, share % OWN_SHARES);
         Ok(Pass { after, start, wrapped: false, differences, audits_left, share })
     }
 
@@ -113,8 +113,10 @@ impl Shared {
         let mut share = self.share_of(held, pass);
         let (far, kept) = self.sort_out(share.ours, share.others).await?;
         share.suspects.extend(
-            kept.into_iter().filter(|id| u64::from(id.as_bytes()[0]) % FAR_SHARES == pass.share),
+            kept.into_iter().filter(|id| u64::from(id.as_bytes()[0]) % OWN_SHARES == pass.share),
         );
+        share.suspects.sort_unstable();
+        share.suspects.dedup();
         let mut sent = self.vacate(far).await?;
         if !share.suspects.is_empty() {
             let placed = self.spread(Aim::Repair, share.suspects).await?;
@@ -149,7 +151,7 @@ impl Shared {
     }
 
     /// What of `ours` is only cached becomes held for the network, so that it stays. Tells which
-    /// of `others` are held for the network alone, and which this home keeps for itself.
+    /// of `others` are held for the network alone, and which of all this home keeps for itself.
     async fn sort_out(
         self: &Arc<Self>,
         ours: Vec<BlockId>,
@@ -157,15 +159,20 @@ impl Shared {
     ) -> Result<(Vec<BlockId>, Vec<BlockId>), Stopped> {
         let store = Arc::clone(&self.store);
         let sorted = move || {
+            let (mut far, mut kept) = (Vec::new(), Vec::new());
             for id in ours {
-                if store.class(&id)? == Some(Class::Cached)
-                    && let Ok(block) = store.get(&id)
-                    && let Err(error) = store.put(&block, Purpose::Hold)
-                {
-                    tracing::debug!(block = %id, %error, "a cached block could not be kept");
+                match store.class(&id)? {
+                    Some(Class::Pinned) => kept.push(id),
+                    Some(Class::Cached) => {
+                        if let Ok(block) = store.get(&id)
+                            && let Err(error) = store.put(&block, Purpose::Hold)
+                        {
+                            tracing::debug!(block = %id, %error, "a cached block was not kept");
+                        }
+                    }
+                    Some(Class::InRange) | None => {}
                 }
             }
-            let (mut far, mut kept) = (Vec::new(), Vec::new());
             for id in others {
                 match store.class(&id)? {
                     Some(Class::InRange) => far.push(id),

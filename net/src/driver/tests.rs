@@ -297,9 +297,10 @@ async fn a_newcomer_gets_each_block_from_one_holder() {
     until("it holds all", || newcomer.store.usage().blocks == 100).await;
     let received = newcomer.network.status().bytes_in;
     assert!(received < 130 * 10_000, "{received} bytes were received");
-    until("all know it", || {
+    // Who found the newcomer equal before it had sent anything knows no more than that.
+    until("those who brought them know it", || {
         let copies = |node: &TestNode, block: &Block| node.store.copies(&block.id()).unwrap();
-        nodes.iter().all(|node| blocks.iter().all(|block| copies(node, block) == 5))
+        blocks.iter().all(|block| nodes.iter().any(|node| copies(node, block) == 5))
     })
     .await;
     assert!(nodes.iter().all(|node| node.network.status().owed_blocks == 0));
@@ -487,4 +488,34 @@ async fn a_node_that_leaves_hands_over() {
         let copies = nodes.iter().filter(|node| node.store.contains(&block.id()).unwrap()).count();
         assert_eq!(copies, 3);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_too_long_or_cut_short_cost_their_stream_and_nothing_else() {
+    let node = start(1, &[]).await;
+    let endpoint = endpoint::open(&config(&[]), &Identity::from_seed([99; 32])).unwrap();
+    let dialled = endpoint.connect(node.network.local_addr(), "xorfs.invalid").unwrap();
+    let connection = dialled.await.unwrap();
+    let oversized = u32::MAX.to_le_bytes().to_vec();
+    let cut_short = [40_u32.to_le_bytes().as_slice(), &[4, 1]].concat();
+    let nonsense = [3_u32.to_le_bytes().as_slice(), &[0xff; 3]].concat();
+    let mut too_large = Request::Store { id: [1; 32], length: 1 }.encode().to_vec();
+    // The length is the last field; a block is at most 1 MiB.
+    let last = too_large.len() - 1;
+    too_large.splice(last.., [0xff, 0xff, 0xff, 0x7f]);
+    too_large[0] += 3;
+    for frame in [oversized, cut_short, nonsense, too_large] {
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        send.write_all(&frame).await.unwrap();
+        let _ = send.finish();
+        assert!(receive.read_to_end(64).await.is_ok_and(|answer| answer.is_empty()));
+    }
+    // The same connection still works, and so does the node for others.
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&Request::Ping.encode()).await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(receive.read_to_end(64).await.unwrap(), Response::Pong.encode());
+    let other = start(2, &[node.network.local_addr()]).await;
+    node.store.put(&block(1), Purpose::Hold).unwrap();
+    assert_eq!(read(&other, block(1).id()).await.unwrap(), block(1));
 }
