@@ -113,6 +113,7 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<OpenError>() {
         return Some(match error {
             OpenError::Newer { .. } | OpenError::Locked => Exit::Refused,
+            OpenError::Quota { .. } => Exit::Usage,
             OpenError::Damaged { .. } => Exit::Corrupt,
             OpenError::Io(error) => of_io(error),
         });

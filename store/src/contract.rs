@@ -193,6 +193,19 @@ pub trait Inventory: BlockStore {
     /// Forgets a block. Nothing happens where it is not held.
     fn remove(&self, id: &BlockId) -> Result<(), WriteError>;
 
+    /// Says from which length of the prefix that a block's id shares with this node's own point
+    /// on the block is in range. What is in range is never evicted; what is held for the network
+    /// and no longer in range may be, after everything that is cached and the farthest first.
+    /// Until it is called everything held for the network counts as in range, and always where
+    /// the store has no point.
+    fn set_range(&self, _prefix_bits: u8) {}
+
+    /// Gives the space of forgotten blocks back to the disk, as far as that is worth what it
+    /// costs, and waits for it.
+    fn reclaim(&self) -> Result<(), WriteError> {
+        Ok(())
+    }
+
     /// Below which order blocks belong to no work in flight: taken before roots are listed.
     fn horizon(&self) -> Horizon;
 

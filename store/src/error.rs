@@ -89,6 +89,14 @@ pub enum OpenError {
         /// The newest version known.
         known: u32,
     },
+    /// The quota leaves no room for blocks.
+    #[error("a quota of {quota} bytes is too small; the least is {least} bytes")]
+    Quota {
+        /// The quota that was asked for.
+        quota: u64,
+        /// The smallest one that works.
+        least: u64,
+    },
     /// Another process has it open.
     #[error("the store is in use by another process")]
     Locked,

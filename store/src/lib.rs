@@ -32,7 +32,7 @@ mod standing;
 mod tree;
 
 pub use block::{BLOCK_BYTES_MAX, Block, BlockError};
-pub use config::LocalConfig;
+pub use config::{LocalConfig, QUOTA_BYTES_MIN};
 pub use contract::{BadBlock, Batch, BlockStore, Class, Inventory, Ledger, Purpose, Table, Usage};
 pub use error::{OpenError, ReadError, TreeError, WriteError};
 pub use format::{FORMAT_VERSION, FormatError};

@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //!
-//! 1. A block, its row in `index` and what repeats that row (`owed`, `cached`) change in one
+//! 1. A block, its row in `index` and what repeats that row (`owed`, `evictable`) change in one
 //!    batch, which is not logged, and are flushed atomically together; where `flush` logs a few
 //!    blocks instead, it logs all of this (see `durable`). So after a crash every row has its
 //!    block and every block its row; what was not flushed is gone as a whole, and no later row
@@ -13,18 +13,19 @@
 //!    the batch is written: they always equal the sums over `index`.
 //! 3. The ledger is written through the log and synced at each commit. Its order against blocks
 //!    is the caller's: flush blocks, then commit what names them.
-//! 4. Walking ids, owed ids and cached ids reads no blob file.
+//! 4. Walking ids, owed ids and evictable ids reads no blob file.
 //! 5. After a failed write nothing is written until the store is reopened (see `fault`).
 //!
-//! Lock order: flushing, then writer, then counters, then the guards and the reclaimer's state.
+//! Lock order: making room, then flushing, then writer, then counters, then the guards and the
+//! reclaimer's state.
 //! `usage` and `owed_totals` take the counters alone, so they never wait for the disk's writes.
 //!
-//! Deliberately absent: a cache of blocks (readers have one of opened segments), fetching a
-//! corrupt block again (see `bad`), and classes other than
-//! cached in eviction.
+//! Deliberately absent: a cache of blocks (readers have one of opened segments), and fetching a
+//! corrupt block again (see `bad`).
 
 mod admit;
 mod bad;
+mod budget;
 mod change;
 mod columns;
 mod durable;
@@ -44,6 +45,7 @@ pub use scrub::{ScrubStep, Scrubber};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -61,12 +63,15 @@ use crate::horizon::{Guards, Horizon, WriteGuard};
 use crate::id::{BlockId, ID_BYTES};
 use crate::pieces::{PieceHash, PiecePlace};
 use crate::standing::Standing;
-use change::{Change, Counters, Cursor};
-use columns::{Column, Row, parse_id};
+use admit::{Admission, Wanted};
+use budget::Budget;
+use change::{Change, Counters, Cursor, Rows};
+use columns::{Column, Row, parse_id, rank_of};
 use durable::Unflushed;
 use fault::{Health, is_no_space, read_error};
 use reclaim::Reclaimer;
 use scrub::Place;
+use space::Space;
 use staged::Staged;
 
 /// Most ids that one call reserves memory for before it found them.
@@ -79,8 +84,15 @@ pub struct Local {
     db: Arc<DB>,
     dir: PathBuf,
     config: LocalConfig,
+    budget: Budget,
+    space: Space,
+    /// Shortest prefix shared with our point that is in range, in bits.
+    range_bits: AtomicU8,
+    /// Orders below this are in the older half of what may be evicted.
+    older_half: AtomicU64,
     health: Health,
     writer: Mutex<Writer>,
+    making_room: Mutex<()>,
     flushing: Mutex<()>,
     counters: Arc<Mutex<Counters>>,
     guards: Arc<Guards>,
@@ -92,7 +104,7 @@ pub struct Local {
 }
 
 /// What changes with every block put.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Writer {
     cursor: Cursor,
     unflushed: Unflushed,
@@ -104,25 +116,35 @@ impl Local {
     /// # Errors
     /// `Locked`, `Newer`, `Damaged` or `Io`.
     pub fn open(dir: &Path, config: LocalConfig) -> Result<Self, OpenError> {
+        let budget = Budget::of(&config)?;
         let lock = recover::lock(dir)?;
         recover::check_format(dir)?;
-        let (db, counters, cursor) = recover::open_database(dir, &config)?;
+        let (mut db, counters, cursor) = recover::open_database(dir, &budget)?;
+        recover::renew(&mut db, config.point.as_ref())?;
         let db = Arc::new(db);
         let staged = Staged::of(&db)?;
         let counters = Arc::new(Mutex::new(counters));
         let live_bytes = {
             let counters = Arc::clone(&counters);
-            move || locked(&counters).used_bytes()
+            move || locked(&counters).blob_bytes
         };
-        let reclaimer =
-            Reclaimer::start(Arc::clone(&db), Box::new(live_bytes)).map_err(OpenError::Io)?;
+        let reclaimer = Reclaimer::start(Arc::clone(&db), budget, Box::new(live_bytes))
+            .map_err(OpenError::Io)?;
+        let space = Space::new(dir);
+        space.scan(&db).map_err(OpenError::Io)?;
+        let unflushed = Unflushed::new(budget.logged_bytes);
         Ok(Self {
             reclaimer,
             db,
             dir: dir.to_owned(),
             config,
+            budget,
+            space,
+            range_bits: AtomicU8::new(0),
+            older_half: AtomicU64::new(cursor.middle()),
             health: Health::default(),
-            writer: Mutex::new(Writer { cursor, unflushed: Unflushed::default() }),
+            writer: Mutex::new(Writer { cursor, unflushed }),
+            making_room: Mutex::new(()),
             flushing: Mutex::new(()),
             counters,
             guards: Arc::default(),
@@ -188,13 +210,73 @@ impl Local {
     }
 
     fn change(&self, writer: &Writer) -> Change<'_> {
-        Change::new(&self.db, *locked(&self.counters), writer.cursor)
+        Change::new(self.repeated(), *locked(&self.counters), writer.cursor)
+    }
+
+    /// Puts a block where there is room.
+    fn try_put(&self, block: &Block, purpose: Purpose) -> Result<Admission, WriteError> {
+        self.health.check()?;
+        let mut writer = locked(&self.writer);
+        let id = block.id();
+        let Some(row) = self.row_to_change(&id)? else {
+            return self.insert(&mut writer, block, purpose);
+        };
+        let mut raised = Row { standing: row.standing.after_put(purpose), ..row };
+        // Nothing may lean on a block that is named and does not read.
+        let reads = matches!(self.find(&id, ReadOptions::default()), Ok(Some(_)));
+        if reads && raised == row && self.guards.covers(row.order) {
+            return Ok(Admission::Done);
+        }
+        let mut change = self.change(&writer);
+        if !reads {
+            change.mend(block);
+        }
+        raised.order = change.stamp();
+        change.replace(&id, Some(row), Some(raised));
+        self.apply(&mut writer, change)?;
+        if !reads || raised.standing != row.standing {
+            writer.unflushed.note(id, (!reads).then(|| block.clone()));
+        }
+        Ok(Admission::Done)
+    }
+
+    /// Where rows are repeated.
+    fn repeated(&self) -> Rows<'_> {
+        Rows { db: &self.db, point: self.config.point.as_ref() }
+    }
+
+    /// Takes note that a block was used, so that others are evicted before it. One that stands in
+    /// the newer half stays where it is, so that reading hardly writes; and nobody waits.
+    fn touch(&self, id: &BlockId) {
+        let older_half = self.older_half.load(Ordering::Relaxed);
+        let in_older_half = |row: &Row| {
+            row.order < older_half && rank_of(self.config.point.as_ref(), row, id).is_some()
+        };
+        if self.config.quota_bytes.is_none()
+            || !matches!(self.row(id), Ok(Some(row)) if in_older_half(&row))
+        {
+            return;
+        }
+        let Ok(mut writer) = self.writer.try_lock() else { return };
+        if self.health.check().is_ok()
+            && let Ok(Some(row)) = self.row(id)
+            && in_older_half(&row)
+        {
+            let mut change = self.change(&writer);
+            let used = Row { order: change.stamp(), ..row };
+            change.replace(id, Some(row), Some(used));
+            if let Err(error) = self.apply(&mut writer, change) {
+                tracing::warn!(%error, "could not take note that a block was used");
+            }
+        }
     }
 
     /// Writes a change and lets it count. The writer is held, so nothing came in between.
     fn apply(&self, writer: &mut Writer, change: Change<'_>) -> Result<(), WriteError> {
+        self.space.admit(change.batch.size_in_bytes() as u64);
         self.db.write_without_wal(change.batch).map_err(|error| self.write_error(error))?;
         writer.cursor = change.cursor;
+        self.older_half.store(change.cursor.middle(), Ordering::Relaxed);
         *locked(&self.counters) = change.counters;
         if change.dropped_bytes > 0 {
             self.reclaimer.dropped(change.dropped_bytes);
@@ -250,7 +332,10 @@ impl Local {
 impl BlockStore for Local {
     fn get(&self, id: &BlockId) -> Result<Block, ReadError> {
         let read = self.read_block(id);
-        let Err(ReadError::Corrupt { detail, .. }) = &read else { return read };
+        let Err(ReadError::Corrupt { detail, .. }) = &read else {
+            self.touch(id);
+            return read;
+        };
         match self.set_aside(id, detail) {
             Ok(Some(block)) => Ok(block),
             Ok(None) => read,
@@ -266,27 +351,8 @@ impl BlockStore for Local {
     }
 
     fn put(&self, block: &Block, purpose: Purpose) -> Result<(), WriteError> {
-        self.health.check()?;
-        let mut writer = locked(&self.writer);
-        let id = block.id();
-        let Some(row) = self.row_to_change(&id)? else {
-            return self.insert(&mut writer, block, purpose);
-        };
-        let mut raised = Row { standing: row.standing.after_put(purpose), ..row };
-        // Nothing may lean on a block that is named and does not read.
-        let reads = matches!(self.find(&id, ReadOptions::default()), Ok(Some(_)));
-        if reads && raised == row && self.guards.covers(row.order) {
-            return Ok(());
-        }
-        let mut change = self.change(&writer);
-        if !reads {
-            change.mend(block);
-        }
-        raised.order = change.stamp();
-        change.replace(&id, Some(row), Some(raised));
-        self.apply(&mut writer, change)?;
-        if !reads || raised.standing != row.standing {
-            writer.unflushed.note(id, (!reads).then(|| block.clone()));
+        while self.try_put(block, purpose)? == Admission::Short {
+            self.make_room(Wanted::block(block, purpose))?;
         }
         Ok(())
     }
@@ -382,8 +448,8 @@ impl Inventory for Local {
             blocks: counters.blocks,
             bad_blocks: counters.bad_blocks,
             staged_bytes: locked(&self.staged).bytes(),
-            occupied_bytes: space::occupied_bytes(&self.db),
-            reclaimable_bytes: space::blob_bytes(&self.db).saturating_sub(counters.used_bytes()),
+            occupied_bytes: self.space.reported(&self.db),
+            reclaimable_bytes: self.reclaimer.garbage_bytes(),
             quota_bytes: self.config.quota_bytes.unwrap_or(u64::MAX),
             disk_free_bytes: self.disk_free_bytes().unwrap_or_else(|error| {
                 tracing::warn!(%error, "could not tell the free space of the store's disk");
@@ -410,6 +476,17 @@ impl Inventory for Local {
         self.apply(&mut writer, change)?;
         crash::point("remove-after");
         Ok(())
+    }
+
+    fn set_range(&self, prefix_bits: u8) {
+        self.range_bits.store(prefix_bits, Ordering::Relaxed);
+    }
+
+    fn reclaim(&self) -> Result<(), WriteError> {
+        self.health.check()?;
+        self.reclaimer.drain();
+        self.look();
+        self.health.check()
     }
 
     fn horizon(&self) -> Horizon {
@@ -455,6 +532,15 @@ impl Ledger for Local {
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
+        // Only what adds to the journal may be refused: heads, and what empties it, go through.
+        let staged = batch.changes.iter().filter(|(table, ..)| *table == Table::Journal);
+        let staged: usize = staged.filter_map(|(_, _, value)| Some(value.as_ref()?.len())).sum();
+        let wanted = Wanted::records(2 * staged as u64);
+        while staged > 0 && self.shortage(wanted) > 0 {
+            self.make_room(wanted)?;
+        }
+        // Once into the log, and once more into the buffers.
+        self.space.admit(2 * writes.size_in_bytes() as u64);
         self.db.write_opt(writes, &options).map_err(|error| self.write_error(error))?;
         locked(&self.staged).note(&batch);
         Ok(())

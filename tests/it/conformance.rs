@@ -4,9 +4,11 @@ use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use xorfs_store::{
-    BlockId, BlockStore, Inventory, Local, LocalConfig, Memory, Purpose, ReadError, WriteError,
+    BlockId, BlockStore, Inventory, Local, LocalConfig, Memory, Purpose, QUOTA_BYTES_MIN,
+    ReadError, WriteError,
 };
-use xorfs_tests::conformance::{Model, Op, apply, block, compare, op_block, ops, suite};
+use xorfs_tests::conformance::{Model, Op, apply, compare, large_ops, op_block, ops, suite};
+use xorfs_tests::files::disk_usage;
 
 /// Little memory, so that RocksDB flushes on its own, and whatever room the disk has.
 fn config() -> LocalConfig {
@@ -64,53 +66,36 @@ proptest! {
         compare(&Local::open(dir.path(), config()).unwrap(), &model);
     }
 
-    #[test]
-    fn stores_agree_on_what_a_quota_evicts(ops in ops(), quota in 20_000..150_000_u64) {
-        let dir = tempfile::tempdir().unwrap();
-        let config = LocalConfig { quota_bytes: Some(quota), ..config() };
-        let (local, memory) = (Local::open(dir.path(), config).unwrap(), Memory::with_quota(quota));
-        let (mut guards, mut others) = (Vec::new(), Vec::new());
-        for op in &ops {
-            match (apply(&local, &mut guards, op), apply(&memory, &mut others, op)) {
-                (Ok(()), Ok(())) => {}
-                (
-                    Err(WriteError::Full { used, limit }),
-                    Err(WriteError::Full { used: used_memory, limit: limit_memory }),
-                ) => prop_assert_eq!((used, limit), (used_memory, limit_memory)),
-                (local, memory) => prop_assert!(false, "{op:?}: {local:?}, {memory:?}"),
-            }
-            prop_assert!(local.usage().used_bytes() <= quota);
-            prop_assert_eq!(local.ids(None, 100).unwrap(), memory.ids(None, 100).unwrap());
-            prop_assert_eq!(local.owed_totals(), memory.owed_totals());
-        }
-    }
 }
 
-#[test]
-fn the_oldest_cached_blocks_make_room_and_no_others() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = LocalConfig { quota_bytes: Some(10_000), ..config() };
-    let store = Local::open(dir.path(), config).unwrap();
-    let blocks: Vec<_> = (0..6).map(|seed| block(seed, 2500)).collect();
-    store.put(&blocks[0], Purpose::Own).unwrap();
-    for block in &blocks[1..4] {
-        store.put(block, Purpose::Cache).unwrap();
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn local_under_a_quota_loses_only_what_may_go(ops in large_ops()) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = LocalConfig { quota_bytes: Some(QUOTA_BYTES_MIN), ..config() };
+        let mut store = Local::open(dir.path(), config).unwrap();
+        let (mut model, mut guards) = (Model::default(), Vec::new());
+        for (n, op) in ops.iter().enumerate() {
+            match apply(&store, &mut guards, op) {
+                Ok(()) => model.apply(op),
+                Err(WriteError::Full { limit: QUOTA_BYTES_MIN, .. }) => {}
+                Err(error) => prop_assert!(false, "{op:?}: {error:?}"),
+            }
+            model.forget_evicted(&store);
+            let occupied = disk_usage(dir.path());
+            prop_assert!(occupied <= QUOTA_BYTES_MIN, "{occupied} bytes after {op:?}");
+            if n % 50 == 49 {
+                compare(&store, &model);
+                guards.clear();
+                drop(store);
+                store = Local::open(dir.path(), config).unwrap();
+                model.reopen();
+            }
+        }
+        compare(&store, &model);
     }
-    store.set_copies(&blocks[1].id(), 1, false).unwrap();
-    store.put(&blocks[4], Purpose::Hold).unwrap();
-    let held: Vec<_> = blocks.iter().map(|block| store.contains(&block.id()).unwrap()).collect();
-    assert_eq!(held, [true, true, false, true, true, false], "owed and pinned blocks stay");
-    store.put(&blocks[5], Purpose::Own).unwrap();
-    assert!(!store.contains(&blocks[3].id()).unwrap());
-    let one_more = block(9, 1);
-    assert!(matches!(
-        store.put(&one_more, Purpose::Own),
-        Err(WriteError::Full { used: 10_000, limit: 10_000 })
-    ));
-    assert!(!store.contains(&one_more.id()).unwrap());
-    store.set_copies(&blocks[1].id(), 5, true).unwrap();
-    store.put(&one_more, Purpose::Cache).unwrap();
-    assert!(!store.contains(&blocks[1].id()).unwrap(), "settled, it is cached like any other");
 }
 
 #[test]
@@ -131,9 +116,8 @@ fn the_reserve_of_the_disk_is_kept() {
 /// Many threads on few blocks: whatever the order, every figure is the sum over what is held.
 #[test]
 fn figures_hold_under_threads() {
-    const QUOTA: u64 = 120_000;
     let dir = tempfile::tempdir().unwrap();
-    let config = LocalConfig { quota_bytes: Some(QUOTA), ..config() };
+    let config = LocalConfig { quota_bytes: Some(QUOTA_BYTES_MIN), ..config() };
     let store = Local::open(dir.path(), config).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
@@ -161,7 +145,6 @@ fn figures_hold_under_threads() {
                             assert!(matches!(error, ReadError::Missing { .. }), "{error:?}")
                         }
                     }
-                    assert!(store.usage().used_bytes() <= QUOTA);
                 }
             });
         }

@@ -15,5 +15,6 @@ mod network;
 mod privacy;
 mod put;
 mod rebuild;
+mod space;
 mod tidy;
 mod volume;

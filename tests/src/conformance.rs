@@ -5,6 +5,8 @@
 //! can be asked. What a store promises across a crash or about its disk is tested beside it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -254,9 +256,14 @@ fn a_sweep_does_what_the_marks_say<S: Inventory>(store: &S) {
     }
     let marks = blocks.iter().zip(&FATES);
     let marked: Marked = marks.filter_map(|(block, fate)| Some((block.id(), fate.2?))).collect();
-    let before = (store.usage(), store.owed_totals());
+    let figures = || {
+        let usage = store.usage();
+        let bytes = (usage.pinned_bytes, usage.in_range_bytes, usage.cached_bytes);
+        (bytes, usage.blocks, store.owed_totals())
+    };
+    let before = figures();
     let foretold = store.sweep(store.horizon(), &marked, true).unwrap();
-    assert_eq!((store.usage(), store.owed_totals()), before, "a dry run changes nothing");
+    assert_eq!(figures(), before, "a dry run changes nothing");
     let swept = store.sweep(store.horizon(), &marked, false).unwrap();
     assert_eq!(swept, foretold);
     let gone = blocks.iter().zip(&FATES).filter(|(_, fate)| fate.3.is_none());
@@ -387,6 +394,8 @@ fn paged(page: impl Fn(Option<&BlockId>) -> Vec<BlockId>) -> Vec<BlockId> {
 pub enum Op {
     /// `put`.
     Put(u8, Purpose),
+    /// `get`, which may move a block in the order of eviction.
+    Get(u8),
     /// `renew`.
     Renew(u8),
     /// `guard`.
@@ -405,8 +414,24 @@ pub enum Op {
     Commit(Vec<(Table, u8, Option<u8>)>),
 }
 
+/// Seeds of blocks on both sides of every threshold of length.
+const SMALL: Range<u8> = 0..24;
+
+/// Seeds of blocks that are too many for the smallest quota.
+const LARGE: Range<u8> = 100..160;
+
 /// Sequences of operations, weighted towards blocks.
 pub fn ops() -> impl Strategy<Value = Vec<Op>> {
+    ops_on(SMALL, 1..60)
+}
+
+/// Sequences of operations on more than fits the smallest quota.
+pub fn large_ops() -> impl Strategy<Value = Vec<Op>> {
+    ops_on(LARGE, 60..150)
+}
+
+fn ops_on(seeds: Range<u8>, count: Range<usize>) -> impl Strategy<Value = Vec<Op>> {
+    let seed = move || seeds.clone();
     let purpose = || {
         let all = [Purpose::Cache, Purpose::Hold, Purpose::Publish, Purpose::Own, Purpose::Pin];
         prop::sample::select(all.to_vec())
@@ -415,24 +440,32 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
     let table = || prop::sample::select(vec![Table::Heads, Table::Journal, Table::Peers]);
     let change = (table(), 0..6_u8, any::<Option<u8>>());
     let op = prop_oneof![
-        12 => (0..24_u8, purpose()).prop_map(|(seed, purpose)| Op::Put(seed, purpose)),
-        3 => (0..24_u8).prop_map(Op::Renew),
+        12 => (seed(), purpose()).prop_map(|(seed, purpose)| Op::Put(seed, purpose)),
+        3 => seed().prop_map(Op::Renew),
+        3 => seed().prop_map(Op::Get),
         1 => Just(Op::Guard),
         1 => Just(Op::Release),
-        1 => prop::collection::vec((0..24_u8, strength()), 0..20).prop_map(Op::Sweep),
-        3 => (0..24_u8).prop_map(Op::Remove),
-        4 => (0..24_u8, 0..6_u8, any::<bool>())
+        1 => prop::collection::vec((seed(), strength()), 0..20).prop_map(Op::Sweep),
+        3 => seed().prop_map(Op::Remove),
+        4 => (seed(), 0..6_u8, any::<bool>())
             .prop_map(|(seed, copies, settled)| Op::SetCopies(seed, copies, settled)),
         1 => Just(Op::Flush),
         2 => prop::collection::vec(change, 0..5).prop_map(Op::Commit),
     ];
-    prop::collection::vec(op, 1..60)
+    prop::collection::vec(op, count)
 }
 
 /// The block that an operation means: lengths on both sides of every threshold.
 pub fn op_block(seed: u8) -> Block {
     const LENGTHS: [usize; 6] = [1, 200, 4095, 4096, 10_000, 40_000];
-    block(seed.into(), LENGTHS[usize::from(seed) % LENGTHS.len()])
+    static BLOCKS: LazyLock<Vec<Block>> = LazyLock::new(|| {
+        let length = |seed: u8| match LARGE.contains(&seed) {
+            true => 300_000 + usize::from(seed) * 4000,
+            false => LENGTHS[usize::from(seed) % LENGTHS.len()],
+        };
+        (0..LARGE.end).map(|seed| block(seed.into(), length(seed))).collect()
+    });
+    BLOCKS[usize::from(seed)].clone()
 }
 
 /// What a store without a quota must hold.
@@ -463,6 +496,10 @@ pub fn apply<S: Inventory + Ledger>(
 ) -> Result<(), WriteError> {
     match op {
         Op::Put(seed, purpose) => store.put(&op_block(*seed), *purpose),
+        Op::Get(seed) => match store.get(&op_block(*seed).id()) {
+            Ok(_) | Err(ReadError::Missing { .. }) => Ok(()),
+            Err(error) => panic!("{op:?}: {error:?}"),
+        },
         Op::Renew(seed) => store.renew(&op_block(*seed).id()).map(|_| ()),
         Op::Guard => {
             guards.push(store.guard());
@@ -519,7 +556,7 @@ impl Model {
                     held.owed = !settled;
                 }
             }
-            Op::Flush => {}
+            Op::Get(_) | Op::Flush => {}
             Op::Commit(changes) => {
                 for (table, key, value) in changes {
                     match value {
@@ -533,6 +570,17 @@ impl Model {
 }
 
 impl Model {
+    /// Forgets what a store under a quota evicted, which may be only what is neither pinned nor
+    /// owed nor held for the network.
+    pub fn forget_evicted<S: Inventory>(&mut self, store: &S) {
+        self.blocks.retain(|id, held| {
+            let there = store.contains(id).unwrap();
+            let evictable = !held.pinned && !held.owed && !held.in_range;
+            assert!(there || evictable, "{held:?} was evicted");
+            there
+        });
+    }
+
     /// What a store's end does to the guards.
     pub fn reopen(&mut self) {
         self.guards.clear();
@@ -600,7 +648,7 @@ pub fn compare<S: Inventory + Ledger>(store: &S, model: &Model) {
     assert_eq!(usage.pinned_bytes, sum(&|held| held.pinned));
     assert_eq!(usage.in_range_bytes, sum(&|held| held.in_range && !held.pinned));
     assert_eq!(usage.cached_bytes, sum(&|held| !held.in_range && !held.pinned));
-    for seed in 0..24 {
+    for seed in SMALL.chain(LARGE) {
         let block = op_block(seed);
         match model.blocks.get(&block.id()) {
             Some(held) => {

@@ -6,10 +6,23 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// Bytes that the disk gave to the files below a folder, as `du` counts them. A file that goes
+/// meanwhile counts as gone.
+pub fn disk_usage(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).expect("a folder that can be listed");
+    let sizes = entries.filter_map(Result::ok).map(|entry| match entry.metadata() {
+        Ok(file) if file.is_dir() => disk_usage(&entry.path()),
+        Ok(file) => file.blocks() * 512,
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
 
 /// Bytes that are made, written and compared at a time.
 const PART_BYTES: usize = 1 << 20;

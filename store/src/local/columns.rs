@@ -5,18 +5,22 @@
 //! | `blocks` | block id, 32 | the sealed bytes | no |
 //! | `index` | block id, 32 | [`Row`], 15 | no |
 //! | `owed` | block id, 32 | empty | no |
-//! | `cached` | order, 8 big-endian; block id, 32 | empty | no |
+//! | `evictable` | rank, 1; order, 8 big-endian; block id, 32 | empty | no |
+//! | `evictable` | 255 | the point that ranks are measured from, 32, or empty | no |
 //! | `bad` | block id, 32 | [`BadRow`], 23 | no |
 //! | `notes` | a name | as the store needs | yes |
 //! | `pieces` | hash of a piece, 16 | where it is, 44 (see `crate::pieces`) | no |
 //! | `heads`, `bases`, `journal`, `peers`, `sources` | as the caller gives | as the caller gives | yes |
 //!
-//! `owed` and `cached` repeat what `index` says, so that both can be walked without the rest.
+//! `owed` and `evictable` repeat what `index` says, so that both can be walked without the rest.
 //! Rows have no version of their own: the store's format version covers them.
 
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options,
+    WriteBufferManager,
+};
 
-use crate::config::LocalConfig;
+use super::budget::{Budget, WRITE_BUFFERS};
 use crate::contract::Table;
 use crate::format::{Decoder, Encoder, FormatError};
 use crate::id::{BlockId, ID_BYTES};
@@ -24,20 +28,7 @@ use crate::standing::Standing;
 
 /// Sealed bytes from which a block lies in a blob file. Smaller ones stay in the table files,
 /// where compaction may copy them a few times, but a read needs no second file.
-const BLOB_BYTES_MIN: u64 = 4 << 10;
-
-/// Write buffers of a family: one filling, one being written, one full in between, so that a
-/// burst does not wait for the disk at once.
-const WRITE_BUFFERS: usize = 4;
-
-/// Write buffer of the small families of blocks. Some 100,000 rows; `blocks` fills first.
-const ROW_BUFFER_BYTES: usize = 8 << 20;
-
-/// Write buffer of a table of the ledger. A full one makes RocksDB flush.
-const LEDGER_BUFFER_BYTES: usize = 16 << 20;
-
-/// Log that makes RocksDB flush the ledger, which bounds the log and the time to replay it.
-const LOG_BYTES_MAX: u64 = 32 << 20;
+pub(super) const BLOB_BYTES_MIN: u64 = 4 << 10;
 
 /// Table and blob files held open at once: half of the 1,024 descriptors that a process gets.
 const OPEN_FILES_MAX: i32 = 512;
@@ -45,13 +36,16 @@ const OPEN_FILES_MAX: i32 = 512;
 /// One flush and one compaction: two cores are shared with sealing and the network.
 const BACKGROUND_JOBS: i32 = 2;
 
+/// Run of memory that a write buffer of small rows takes at a time.
+const ARENA_BLOCK_BYTES: usize = 64 << 10;
+
 /// A column family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Column {
     Blocks,
     Index,
     Owed,
-    Cached,
+    Evictable,
     Heads,
     Bases,
     Journal,
@@ -69,7 +63,7 @@ impl Column {
         Self::Blocks,
         Self::Index,
         Self::Owed,
-        Self::Cached,
+        Self::Evictable,
         Self::Heads,
         Self::Bases,
         Self::Journal,
@@ -83,14 +77,14 @@ impl Column {
     /// The families written without the log. Their rows are written in one batch and must be
     /// flushed together.
     pub(super) const UNLOGGED: [Self; 6] =
-        [Self::Blocks, Self::Index, Self::Owed, Self::Cached, Self::Bad, Self::Pieces];
+        [Self::Blocks, Self::Index, Self::Owed, Self::Evictable, Self::Bad, Self::Pieces];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Blocks => "blocks",
             Self::Index => "index",
             Self::Owed => "owed",
-            Self::Cached => "cached",
+            Self::Evictable => "evictable",
             Self::Pieces => "pieces",
             Self::Heads => "heads",
             Self::Bases => "bases",
@@ -126,6 +120,12 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// Bytes that the block takes of a blob file.
+    pub(super) fn blob_bytes(&self) -> u64 {
+        let length = u64::from(self.length);
+        if length < BLOB_BYTES_MIN { 0 } else { length }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let Standing { pinned, in_range, owed, copies } = self.standing;
         let class = u8::from(in_range) | u8::from(pinned) << 1;
@@ -184,18 +184,53 @@ impl BadRow {
     }
 }
 
-/// Key of a cached block in the order of eviction.
-pub(super) fn cached_key(order: u64, id: &BlockId) -> [u8; 8 + ID_BYTES] {
-    let mut key = [0; 8 + ID_BYTES];
-    key[..8].copy_from_slice(&order.to_be_bytes());
-    key[8..].copy_from_slice(id.as_bytes());
+/// The family that came before `evictable`; a store that has it is brought up to date.
+pub(super) const FORMER_CACHED: &str = "cached";
+
+/// Key in `evictable` of the point that ranks are measured from: behind all ranks.
+pub(super) const POINT_KEY: [u8; 1] = [0xff];
+
+/// Highest rank: below `POINT_KEY`. Blocks that share more bits with our point count as if they
+/// shared this many.
+const RANK_MAX: u8 = 0xfe;
+
+/// A key of `evictable`.
+pub(super) type Place = [u8; 1 + 8 + ID_BYTES];
+
+/// When a block goes: lower ranks first, and of one rank the older one. 0 is cached; blocks held
+/// for the network have 1 and the length of the prefix they share with our point, so that the
+/// farthest come first.
+pub(super) fn rank_of(point: Option<&[u8; ID_BYTES]>, row: &Row, id: &BlockId) -> Option<u8> {
+    let Standing { pinned, in_range, owed, .. } = row.standing;
+    if pinned || owed {
+        return None;
+    }
+    if !in_range {
+        return Some(0);
+    }
+    let shared = shared_bits(point?, id.as_bytes());
+    Some(u8::try_from(shared + 1).unwrap_or(RANK_MAX).min(RANK_MAX))
+}
+
+/// Leading bits that two points have in common.
+fn shared_bits(a: &[u8; ID_BYTES], b: &[u8; ID_BYTES]) -> u32 {
+    let differs = a.iter().zip(b).position(|(a, b)| a != b);
+    differs.map_or(8 * ID_BYTES as u32, |at| at as u32 * 8 + (a[at] ^ b[at]).leading_zeros())
+}
+
+/// Key of a block in the order of eviction.
+pub(super) fn evictable_key(rank: u8, order: u64, id: &BlockId) -> Place {
+    let mut key: Place = [rank; _];
+    key[1..9].copy_from_slice(&order.to_be_bytes());
+    key[9..].copy_from_slice(id.as_bytes());
     key
 }
 
-/// The order and the id in a key of `cached`; `None` for bytes of another length.
-pub(super) fn parse_cached_key(key: &[u8]) -> Option<(u64, BlockId)> {
-    let (order, id) = key.split_first_chunk::<8>()?;
-    Some((u64::from_be_bytes(*order), parse_id(id)?))
+/// Rank, order and id in a key of `evictable`; `None` for anything else.
+pub(super) fn parse_evictable_key(key: &[u8]) -> Option<(u8, u64, BlockId)> {
+    let (rank, rest) = key.split_first()?;
+    let (order, id) = rest.split_first_chunk::<8>()?;
+    Some((*rank, u64::from_be_bytes(*order), parse_id(id)?))
 }
 
 /// The id in a key of `blocks`, `index` or `owed`; `None` for bytes of another length.
@@ -207,16 +242,18 @@ pub(super) fn parse_id(key: &[u8]) -> Option<BlockId> {
 ///
 /// A flush takes all families at once and is recorded atomically: whatever the moment of a
 /// crash, a block and its rows are both there or both missing.
-pub(super) fn database_options() -> Options {
+pub(super) fn database_options(budget: &Budget, memory: &Memory) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_atomic_flush(true);
-    options.set_max_total_wal_size(LOG_BYTES_MAX);
+    options.set_max_total_wal_size(budget.log_bytes);
+    options.set_write_buffer_manager(&memory.buffers);
     options.set_max_open_files(OPEN_FILES_MAX);
     options.set_max_background_jobs(BACKGROUND_JOBS);
     options.set_bytes_per_sync(1 << 20);
-    options.set_max_manifest_file_size(16 << 20);
+    options.set_manifest_preallocation_size(64 << 10);
+    options.set_max_manifest_file_size(4 << 20);
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(1 << 20);
     options.set_log_level(rocksdb::LogLevel::Warn);
@@ -225,36 +262,58 @@ pub(super) fn database_options() -> Options {
     options
 }
 
-/// All families with their options; one cache and one memory budget for all.
-pub(super) fn descriptors(config: &LocalConfig) -> Vec<ColumnFamilyDescriptor> {
-    let memory_bytes = config.memory_bytes.clamp(16 << 20, 4 << 30);
-    let cache = Cache::new_lru_cache(memory_bytes / 4);
-    let block_buffer_bytes = memory_bytes / 4 * 3 / WRITE_BUFFERS;
+/// What all families share: one cache, to which the write buffers are charged as well, so that
+/// both together keep to one size.
+pub(super) struct Memory {
+    cache: Cache,
+    buffers: WriteBufferManager,
+}
+
+impl Memory {
+    pub(super) fn new(budget: &Budget) -> Self {
+        let cache = Cache::new_lru_cache(budget.memory_bytes);
+        let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
+            budget.buffers_bytes,
+            false,
+            cache.clone(),
+        );
+        Self { cache, buffers }
+    }
+}
+
+/// All families with their options. `former` is one of an earlier version, opened to be dropped.
+pub(super) fn descriptors(
+    budget: &Budget,
+    memory: &Memory,
+    former: Option<&'static str>,
+) -> Vec<ColumnFamilyDescriptor> {
     let options = |column: Column| match column {
-        Column::Blocks => block_options(&cache, block_buffer_bytes),
-        Column::Index | Column::Owed | Column::Cached | Column::Bad | Column::Pieces => {
-            table_options(&cache, ROW_BUFFER_BYTES.min(memory_bytes / 8))
+        Column::Blocks => block_options(budget, memory),
+        Column::Index | Column::Owed | Column::Evictable | Column::Bad | Column::Pieces => {
+            table_options(budget, memory, budget.row_buffer_bytes)
         }
         Column::Heads
         | Column::Bases
         | Column::Journal
         | Column::Peers
         | Column::Sources
-        | Column::Notes => table_options(&cache, LEDGER_BUFFER_BYTES.min(memory_bytes / 8)),
+        | Column::Notes => table_options(budget, memory, budget.ledger_buffer_bytes),
     };
-    // RocksDB insists on this family, which stays empty. With its own options it would count as
-    // a buffer of 64 MiB, and RocksDB goes on after a full disk only when the largest one fits.
-    let unused = table_options(&cache, 1 << 20);
+    // RocksDB insists on the default family, which stays empty. With its own options it would
+    // count as a buffer of 64 MiB, and RocksDB goes on after a full disk only when the largest
+    // one fits.
+    let unused = || table_options(budget, memory, 1 << 20);
     Column::ALL
         .into_iter()
         .map(|column| ColumnFamilyDescriptor::new(column.name(), options(column)))
-        .chain([ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, unused)])
+        .chain([ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, unused())])
+        .chain(former.map(|former| ColumnFamilyDescriptor::new(former, unused())))
         .collect()
 }
 
-fn table_options(cache: &Cache, buffer_bytes: usize) -> Options {
+fn table_options(budget: &Budget, memory: &Memory, buffer_bytes: usize) -> Options {
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
+    table.set_block_cache(&memory.cache);
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
@@ -263,18 +322,25 @@ fn table_options(cache: &Cache, buffer_bytes: usize) -> Options {
     // Sealed bytes and hashes do not compress.
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(buffer_bytes);
+    // A buffer takes memory in runs of this size; most families never fill one.
+    options.set_arena_block_size(ARENA_BLOCK_BYTES);
     // A flush takes all families, so one with fewer buffers would stop writes for the others.
     options.set_max_write_buffer_number(WRITE_BUFFERS as i32);
+    options.set_target_file_size_base(budget.table_file_bytes);
+    options.set_max_bytes_for_level_base(budget.table_file_bytes * 4);
+    options.set_max_compaction_bytes(budget.compaction_bytes);
     options
 }
 
 /// Blob collection is off here and switched on by `reclaim` for a pass at a time: RocksDB's own
 /// goes by the age of a file, not by what is garbage in it, and since ids are spread evenly
 /// every compaction would copy the oldest blobs of the whole store.
-fn block_options(cache: &Cache, buffer_bytes: usize) -> Options {
-    let mut options = table_options(cache, buffer_bytes);
+fn block_options(budget: &Budget, memory: &Memory) -> Options {
+    let mut options = table_options(budget, memory, budget.block_buffer_bytes);
+    options.set_arena_block_size(budget.block_buffer_bytes / 8);
     options.set_enable_blob_files(true);
     options.set_min_blob_size(BLOB_BYTES_MIN);
+    options.set_blob_file_size(budget.blob_file_bytes);
     options.set_blob_compression_type(DBCompressionType::None);
     options.set_enable_blob_gc(false);
     options
@@ -312,10 +378,28 @@ mod tests {
     }
 
     #[test]
-    fn cached_keys_sort_by_order() {
-        let id = BlockId::of(b"a block");
-        assert!(cached_key(255, &id) < cached_key(256, &id));
-        assert_eq!(parse_cached_key(&cached_key(7, &id)), Some((7, id)));
-        assert_eq!(parse_cached_key(b"short"), None);
+    fn what_goes_first_sorts_first() {
+        let row = |pinned, in_range, owed| Row {
+            standing: Standing { pinned, in_range, owed, copies: 0 },
+            length: 1,
+            order: 7,
+        };
+        let id = |first: u8| BlockId::from_bytes([first; ID_BYTES]);
+        let point = [0b1010_0000; ID_BYTES];
+        let rank = |row: &Row, first| rank_of(Some(&point), row, &id(first));
+        let (cached, held) = (row(false, false, false), row(false, true, false));
+        assert_eq!(rank(&cached, 0b1010_0000), Some(0));
+        assert_eq!(rank(&held, 0b0000_0000), Some(1));
+        assert_eq!(rank(&held, 0b1000_0000), Some(3));
+        assert_eq!(rank(&held, 0b1010_0000), Some(RANK_MAX), "the nearest, and within a byte");
+        for kept in [row(true, false, false), row(true, true, false), row(false, true, true)] {
+            assert_eq!(rank(&kept, 0), None);
+        }
+        assert_eq!(rank_of(None, &held, &id(1)), None, "without a point nothing is out of range");
+        let key = evictable_key(3, 255, &id(9));
+        assert!(key < evictable_key(3, 256, &id(1)) && key < evictable_key(4, 1, &id(1)));
+        assert!(evictable_key(RANK_MAX, u64::MAX, &id(255)).as_slice() < POINT_KEY.as_slice());
+        assert_eq!(parse_evictable_key(&key), Some((3, 255, id(9))));
+        assert_eq!(parse_evictable_key(&POINT_KEY), None);
     }
 }

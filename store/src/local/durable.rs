@@ -13,7 +13,6 @@
 
 use rocksdb::{FlushOptions, WriteBatch, WriteOptions};
 
-use super::change::restate;
 use super::columns::Column;
 use super::{Local, family, locked};
 use crate::block::Block;
@@ -21,27 +20,36 @@ use crate::crash;
 use crate::error::WriteError;
 use crate::id::BlockId;
 
-/// Most bytes that go through the log, and that are kept in memory for it. Also about the least
-/// that a blob file holds, so a fraction of it means more files.
-const LOGGED_BYTES_MAX: usize = 4 << 20;
-
 /// What a row and an id take, roughly.
 const ROW_BYTES: usize = 128;
 
 /// Puts that a crash would lose.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Unflushed {
     /// With the block, or without it where only its class was raised.
     puts: Vec<(BlockId, Option<Block>)>,
     bytes: usize,
+    /// Most bytes that go through the log, and that are kept in memory for it. Also about the
+    /// least that a blob file holds, so a fraction of it means more files.
+    bytes_max: usize,
     /// More was put than the log should take: the buffers have to be flushed.
     beyond: bool,
 }
 
 impl Unflushed {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { puts: Vec::new(), bytes: 0, bytes_max, beyond: false }
+    }
+
+    /// Takes over what is there.
+    fn take(&mut self) -> Self {
+        let empty = Self::new(self.bytes_max);
+        std::mem::replace(self, empty)
+    }
+
     /// More has changed than is listed: the next flush takes everything.
     pub(super) fn overflow(&mut self) {
-        *self = Self { beyond: true, ..Self::default() };
+        *self = Self { beyond: true, ..Self::new(self.bytes_max) };
     }
 
     pub(super) fn note(&mut self, id: BlockId, block: Option<Block>) {
@@ -50,7 +58,7 @@ impl Unflushed {
         }
         self.bytes += ROW_BYTES + block.as_ref().map_or(0, |block| block.bytes().len());
         self.puts.push((id, block));
-        if self.bytes > LOGGED_BYTES_MAX {
+        if self.bytes > self.bytes_max {
             self.overflow();
         }
     }
@@ -63,7 +71,7 @@ impl Local {
         let _turn = locked(&self.flushing);
         self.health.check()?;
         let mut writer = locked(&self.writer);
-        let unflushed = std::mem::take(&mut writer.unflushed);
+        let unflushed = writer.unflushed.take();
         let flushed = if unflushed.beyond {
             // Puts go on in the meantime and are noted for the next flush.
             drop(writer);
@@ -81,7 +89,7 @@ impl Local {
         };
         crash::point("flush-after");
         if flushed.is_err() {
-            locked(&self.writer).unflushed = Unflushed { beyond: true, ..Unflushed::default() };
+            locked(&self.writer).unflushed.overflow();
         }
         flushed
     }
@@ -94,7 +102,7 @@ impl Local {
             if let Some(block) = block {
                 batch.put_cf(family(&self.db, Column::Blocks), id.as_bytes(), block.bytes());
             }
-            restate(&self.db, &mut batch, id, &row);
+            self.repeated().restate(&mut batch, id, &row);
         }
         if batch.is_empty() {
             return Ok(());
@@ -102,6 +110,8 @@ impl Local {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         crash::point("log-before");
+        // Once into the log, and once more into the buffers.
+        self.space.admit(2 * batch.size_in_bytes() as u64);
         self.db.write_opt(batch, &options).map_err(|error| self.write_error(error))?;
         crash::point("log-after");
         Ok(())

@@ -70,7 +70,7 @@ pub(super) fn is_damage(error: &OpenError) -> bool {
             let text = error.to_string();
             is_no_file(&text) || text.contains("Input/output error")
         }
-        OpenError::Newer { .. } | OpenError::Locked => false,
+        OpenError::Newer { .. } | OpenError::Locked | OpenError::Quota { .. } => false,
     }
 }
 

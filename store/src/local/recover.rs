@@ -8,21 +8,28 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 
-use rocksdb::{DB, DBRecoveryMode, WriteBatch};
+use rocksdb::{DB, DBRecoveryMode, FlushOptions, ReadOptions, WriteBatch};
 
 use super::bad::seconds_now;
+use super::budget::Budget;
 use super::change::{Counters, Cursor};
-use super::columns::{Column, Row, database_options, descriptors, parse_id};
+use super::columns::{
+    Column, FORMER_CACHED, Memory, POINT_KEY, Row, database_options, descriptors, evictable_key,
+    parse_id, rank_of,
+};
 use super::fault::{chain, is_damage, is_no_file, open_error};
 use super::rebuild::Loss;
 use super::{family, rebuild};
-use crate::config::LocalConfig;
 use crate::crash;
 use crate::error::OpenError;
+use crate::id::{BlockId, ID_BYTES};
 
 /// Version of the column families and their rows. Raised when this version of xorfs could not
 /// use a store as the next one writes it.
 const STORE_FORMAT: u32 = 1;
+
+/// Read at a time on a walk over all rows: they lie one after the other.
+const READ_AHEAD_BYTES: usize = 1 << 20;
 
 /// What the format file says before the version.
 const FORMAT_PREFIX: &str = "xorfs store format ";
@@ -72,7 +79,7 @@ pub(super) fn check_format(dir: &Path) -> Result<(), OpenError> {
 pub(super) type Opened = (DB, Counters, Cursor);
 
 /// Opens the database, or makes it; a damaged one is rebuilt first (see `rebuild`).
-pub(super) fn open_database(dir: &Path, config: &LocalConfig) -> Result<Opened, OpenError> {
+pub(super) fn open_database(dir: &Path, budget: &Budget) -> Result<Opened, OpenError> {
     if rebuild::find_manifest(dir).map_err(OpenError::Io)? {
         tracing::warn!("the database did not say which manifest is its own; the newest is taken");
     }
@@ -82,7 +89,7 @@ pub(super) fn open_database(dir: &Path, config: &LocalConfig) -> Result<Opened, 
         rebuild::drop_probe(dir).map_err(OpenError::Io)?;
     }
     if installed || !rebuild::is_wanted(dir) {
-        match try_open(dir, config) {
+        match try_open(dir, budget) {
             Ok((db, ..)) if installed => {
                 let reads_blobs = rebuild::suspects_blobs(dir);
                 return mend(dir, db, &Loss { hides, reads_blobs, ..Loss::default() });
@@ -99,7 +106,7 @@ pub(super) fn open_database(dir: &Path, config: &LocalConfig) -> Result<Opened, 
     let mut loss = rebuild::rebuild(dir).map_err(rebuild_error)?;
     loss.hides = hides;
     loss.reads_blobs = rebuild::suspects_blobs(dir);
-    let (db, ..) = try_open(dir, config)?;
+    let (db, ..) = try_open(dir, budget)?;
     mend(dir, db, &loss)
 }
 
@@ -126,11 +133,19 @@ fn mend(dir: &Path, db: DB, loss: &Loss) -> Result<Opened, OpenError> {
 
 /// Opens the database as it is. Everything in the log was synced, so a log that does not read
 /// to its end is damaged; what follows the damage is lost then, and that is told.
-fn try_open(dir: &Path, config: &LocalConfig) -> Result<Opened, OpenError> {
+fn try_open(dir: &Path, budget: &Budget) -> Result<Opened, OpenError> {
+    let path = dir.join("db");
+    let memory = Memory::new(budget);
+    let former = match path.join("CURRENT").exists() {
+        true => DB::list_cf(&database_options(budget, &memory), &path).map_err(open_error)?,
+        false => Vec::new(),
+    };
+    let former = former.iter().any(|name| name == FORMER_CACHED).then_some(FORMER_CACHED);
     let open = |mode| {
-        let mut options = database_options();
+        let mut options = database_options(budget, &memory);
         options.set_wal_recovery_mode(mode);
-        DB::open_cf_descriptors(&options, dir.join("db"), descriptors(config)).map_err(open_error)
+        DB::open_cf_descriptors(&options, &path, descriptors(budget, &memory, former))
+            .map_err(open_error)
     };
     let modes = [
         DBRecoveryMode::TolerateCorruptedTailRecords,
@@ -156,23 +171,80 @@ fn try_open(dir: &Path, config: &LocalConfig) -> Result<Opened, OpenError> {
     Err(first.expect("a mode was tried"))
 }
 
+/// Brings what an earlier version left up to date, and `evictable` where it is measured from
+/// another point than ours.
+pub(super) fn renew(db: &mut DB, point: Option<&[u8; ID_BYTES]>) -> Result<(), OpenError> {
+    rank(db, point)?;
+    match db.cf_handle(FORMER_CACHED).is_some() {
+        true => db.drop_cf(FORMER_CACHED).map_err(open_error),
+        false => Ok(()),
+    }
+}
+
+/// Makes `evictable` anew from `index` where it is missing or measured from another point.
+///
+/// The point is written last, so a crash in the middle makes the next opening begin again.
+fn rank(db: &DB, point: Option<&[u8; ID_BYTES]>) -> Result<(), OpenError> {
+    /// Places written at a time.
+    const PLACES: usize = 4096;
+    let evictable = family(db, Column::Evictable);
+    let point_bytes: &[u8] = point.map_or(&[], |point| point);
+    let known = db.get_pinned_cf(evictable, POINT_KEY).map_err(open_error)?;
+    if known.is_some_and(|known| *known == *point_bytes) {
+        return Ok(());
+    }
+    let write = |batch| db.write_without_wal(batch).map_err(open_error);
+    let mut batch = WriteBatch::default();
+    batch.delete_range_cf(evictable, [].as_slice(), &[0xff, 0xff]);
+    for_each_row(db, |id, row| {
+        if let Some(rank) = rank_of(point, row, id) {
+            batch.put_cf(evictable, evictable_key(rank, row.order, id), b"");
+        }
+        if batch.len() >= PLACES {
+            write(std::mem::take(&mut batch))?;
+        }
+        Ok(())
+    })?;
+    batch.put_cf(evictable, POINT_KEY, point_bytes);
+    write(batch)?;
+    let families = Column::UNLOGGED.map(|column| family(db, column));
+    db.flush_cfs_opt(&families.each_ref(), &FlushOptions::default()).map_err(open_error)
+}
+
 /// Counts what `index` holds. Walks rows of 15 bytes, not the blocks.
 fn count(db: &DB) -> Result<(Counters, Cursor), OpenError> {
     let mut counters = Counters::default();
-    let mut cursor = Cursor::default();
-    let mut rows = db.raw_iterator_cf(family(db, Column::Index));
+    let mut cursor = Cursor { next: 0, evict_from: u64::MAX };
+    for_each_row(db, |id, row| {
+        counters.add(row);
+        cursor.next = cursor.next.max(row.order.saturating_add(1));
+        if rank_of(None, row, id) == Some(0) {
+            cursor.evict_from = cursor.evict_from.min(row.order);
+        }
+        Ok(())
+    })?;
+    cursor.evict_from = cursor.evict_from.min(cursor.next);
+    count_bad(db, &mut counters)?;
+    Ok((counters, cursor))
+}
+
+fn for_each_row(
+    db: &DB,
+    mut visit: impl FnMut(&BlockId, &Row) -> Result<(), OpenError>,
+) -> Result<(), OpenError> {
+    let mut options = ReadOptions::default();
+    options.set_readahead_size(READ_AHEAD_BYTES);
+    options.fill_cache(false);
+    let mut rows = db.raw_iterator_cf_opt(family(db, Column::Index), options);
     rows.seek_to_first();
     while let Some((key, value)) = rows.item() {
         let id = parse_id(key).ok_or_else(|| damaged("a key of the index is no block id"))?;
         let row = Row::decode(value)
             .map_err(|error| damaged(&format!("the index row of block {id}: {error}")))?;
-        counters.add(&row);
-        cursor.next = cursor.next.max(row.order.saturating_add(1));
+        visit(&id, &row)?;
         rows.next();
     }
-    rows.status().map_err(open_error)?;
-    count_bad(db, &mut counters)?;
-    Ok((counters, cursor))
+    rows.status().map_err(open_error)
 }
 
 /// Counts the bad blocks, and drops those that a crash brought back together with the block.

@@ -25,8 +25,8 @@ use super::{BLOB, Loss, PROBE, RESCUE, file_name, numbers};
 use crate::block::Block;
 use crate::error::OpenError;
 use crate::id::BlockId;
-use crate::local::change::{forget, restate};
-use crate::local::columns::{BadRow, Column, Row, parse_id};
+use crate::local::change::Rows;
+use crate::local::columns::{BadRow, Column, POINT_KEY, Row, parse_id};
 use crate::local::family;
 use crate::local::fault::open_error;
 
@@ -46,6 +46,7 @@ pub(in crate::local) struct Mended {
 
 struct Mend<'a> {
     db: &'a DB,
+    rows: Rows<'a>,
     probe: Option<DB>,
     batch: WriteBatch,
     next_order: u64,
@@ -62,6 +63,7 @@ pub(in crate::local) fn mend(
 ) -> Result<Mended, OpenError> {
     let mut mend = Mend {
         db,
+        rows: Rows { db, point: None },
         probe: open_probe(&dir.join(PROBE))?,
         batch: WriteBatch::default(),
         next_order: 0,
@@ -82,13 +84,15 @@ pub(in crate::local) fn mend(
         mend.take_up_small(&ids)?;
     }
     for (id, row) in lost {
-        forget(db, &mut mend.batch, &id, &row);
+        mend.rows.forget(&mut mend.batch, &id, &row);
         let bad = BadRow { row, since: mend.now };
         mend.batch.put_cf(family(db, Column::Bad), id.as_bytes(), bad.encode());
         mend.mended.set_aside += 1;
         mend.write_if_full()?;
     }
     mend.drop_stale_owed()?;
+    // The order of eviction is made anew from the rows when the store opens.
+    mend.batch.delete_cf(family(db, Column::Evictable), POINT_KEY);
     mend.write()?;
     let families = Column::UNLOGGED.map(|column| family(db, column));
     db.flush_cfs_opt(&families.each_ref(), &FlushOptions::default()).map_err(open_error)?;
@@ -115,7 +119,7 @@ impl Mend<'_> {
             match (parse_id(key), Row::decode(value)) {
                 (Some(id), Ok(row)) => {
                     self.next_order = self.next_order.max(row.order.saturating_add(1));
-                    restate(db, &mut self.batch, &id, &row);
+                    self.rows.restate(&mut self.batch, &id, &row);
                     if !self.is_known(&id)? {
                         lost.insert(id, row);
                     }
@@ -241,7 +245,7 @@ impl Mend<'_> {
     fn add_row(&mut self, id: BlockId, length: u32) {
         let row = Row::careful(length, self.next_order);
         self.next_order += 1;
-        restate(self.db, &mut self.batch, &id, &row);
+        self.rows.restate(&mut self.batch, &id, &row);
         self.mended.unknown += 1;
     }
 
