@@ -58,7 +58,8 @@ impl Rows<'_> {
         }
     }
 
-    fn place(&self, id: &BlockId, row: &Row) -> Option<Place> {
+    /// Where a block stands in the order of eviction, if it may be evicted at all.
+    pub(super) fn place(&self, id: &BlockId, row: &Row) -> Option<Place> {
         rank_of(self.point, row, id).map(|rank| evictable_key(rank, row.order, id))
     }
 }

@@ -3,16 +3,15 @@
 //! By construction it does (see `change`); a check looks whether that holds for what is on the
 //! disk. The rows are right and everything else follows them.
 
-use super::change::{Counters, restate};
-use super::columns::{Column, Row, cached_key, parse_cached_key, parse_id};
+use super::change::Counters;
+use super::columns::{Column, Row, parse_evictable_key, parse_id, rank_of};
 use super::fault::read_error;
 use super::{Local, family, locked};
-use crate::contract::Class;
 use crate::error::{ReadError, WriteError};
 use crate::id::BlockId;
 
 impl Local {
-    /// Compares rows with `owed`, `cached` and the counters; returns how many entries are wrong
+    /// Compares rows with `owed`, `evictable` and the counters; returns how many entries are wrong
     /// or lacking. Writers wait while it runs: some seconds for a million blocks.
     pub(super) fn compare_rows(&self, repair: bool) -> Result<u64, WriteError> {
         self.health.check()?;
@@ -27,7 +26,7 @@ impl Local {
             if let (Some(id), Ok(row)) = (parse_id(key), Row::decode(value)) {
                 counters.add(&row);
                 if !self.is_repeated(&id, &row).map_err(|error| self.health.fail(error))? {
-                    restate(&self.db, &mut change.batch, &id, &row);
+                    self.repeated().restate(&mut change.batch, &id, &row);
                     wrong += 1;
                 }
             } else {
@@ -54,34 +53,40 @@ impl Local {
             found.map(|found| found.is_some()).map_err(|error| read_error(id, error))
         };
         let owed = has(Column::Owed, id.as_bytes())?;
-        let cached = has(Column::Cached, &cached_key(row.order, id))?;
-        Ok(owed == row.standing.owed && cached == (row.standing.class() == Class::Cached))
+        let place = self.repeated().place(id, row);
+        let placed = place.map_or(Ok(true), |place| has(Column::Evictable, &place))?;
+        Ok(owed == row.standing.owed && placed)
     }
 
-    /// Entries of `owed` and `cached` that no row repeats go.
+    /// Entries of `owed` and `evictable` that no row repeats go. Those of `evictable` are not
+    /// wrong: a crash may leave the place of an earlier put, and whoever meets it asks the row.
     fn entries_without_row(&self, batch: &mut rocksdb::WriteBatch) -> Result<u64, WriteError> {
         let mut wrong = 0;
-        for column in [Column::Owed, Column::Cached] {
-            let mut entries = self.rows(column);
-            entries.seek_to_first();
-            while let Some(key) = entries.key() {
-                let named = match column {
-                    Column::Owed => parse_id(key).map(|id| (None, id)),
-                    _ => parse_cached_key(key).map(|(order, id)| (Some(order), id)),
-                };
-                let row = match &named {
-                    Some((_, id)) => self.row_to_change(id)?,
-                    None => None,
-                };
-                let order = named.and_then(|(order, _)| order);
-                if row.is_none_or(|row| order.is_some_and(|order| order != row.order)) {
-                    batch.delete_cf(family(&self.db, column), key);
-                    wrong += 1;
-                }
-                entries.next();
+        let mut owed = self.rows(Column::Owed);
+        owed.seek_to_first();
+        while let Some(key) = owed.key() {
+            let row = parse_id(key).map(|id| self.row_to_change(&id)).transpose()?.flatten();
+            if !row.is_some_and(|row| row.standing.owed) {
+                batch.delete_cf(family(&self.db, Column::Owed), key);
+                wrong += 1;
             }
-            entries.status().map_err(|error| self.write_error(error))?;
+            owed.next();
         }
+        owed.status().map_err(|error| self.write_error(error))?;
+        let mut places = self.rows(Column::Evictable);
+        places.seek_to_first();
+        // The last key is not a place.
+        while let Some(key) = places.key()
+            && let Some((rank, order, id)) = parse_evictable_key(key)
+        {
+            let row = self.row_to_change(&id)?.filter(|row| row.order == order);
+            let point = self.config.point.as_ref();
+            if row.and_then(|row| rank_of(point, &row, &id)) != Some(rank) {
+                batch.delete_cf(family(&self.db, Column::Evictable), key);
+            }
+            places.next();
+        }
+        places.status().map_err(|error| self.write_error(error))?;
         Ok(wrong)
     }
 }
