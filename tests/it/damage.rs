@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -149,13 +150,24 @@ fn records(store: &Local) -> (usize, usize) {
     (count(Table::Journal), count(Table::Heads))
 }
 
+/// Copies a store. Where a compaction removes a file meanwhile, it begins again.
 fn copy_store(from: &Path, to: &Path) {
-    fs::create_dir_all(to.join("db")).unwrap();
-    fs::copy(from.join("format"), to.join("format")).unwrap();
-    for entry in fs::read_dir(from.join("db")).unwrap() {
-        let path: PathBuf = entry.unwrap().path();
-        fs::copy(&path, to.join("db").join(path.file_name().unwrap())).unwrap();
+    while !copied(from, to).unwrap() {
+        fs::remove_dir_all(to).unwrap();
     }
+}
+
+fn copied(from: &Path, to: &Path) -> io::Result<bool> {
+    fs::create_dir_all(to.join("db"))?;
+    fs::copy(from.join("format"), to.join("format"))?;
+    for entry in fs::read_dir(from.join("db"))? {
+        let path: PathBuf = entry?.path();
+        match fs::copy(&path, to.join("db").join(path.file_name().unwrap())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            copied => copied?,
+        };
+    }
+    Ok(true)
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl Budget {
             logged_bytes: share(32, 1 << 20, LOGGED_BYTES_MAX) as usize,
             table_file_bytes: share(64, 1 << 20, 64 << 20),
             blob_file_bytes: share(32, 2 << 20, 256 << 20),
-            compaction_bytes: share(32, 2 << 20, 512 << 20),
+            compaction_bytes: share(32, 2 << 20, 256 << 20),
             blocks_limit: quota.zip(headroom).map(|(quota, headroom)| quota - headroom),
             cushion_bytes: headroom.map_or(0, |headroom| headroom / 4),
             copied_bytes: headroom.map(|headroom| headroom / 4),
