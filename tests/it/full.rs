@@ -177,6 +177,8 @@ fn a_disk_full_in_the_middle_of_everything_loses_nothing() {
         scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
                 node.xorfs(&["status"]).ok();
+                let collected = node.xorfs(&["gc"]);
+                assert!(matches!(collected.code, Some(0 | 1 | 4)), "{collected:?}");
             }
         });
         fill_through_mount(&top, &mut promised);
@@ -203,6 +205,7 @@ fn a_disk_full_in_the_middle_of_everything_loses_nothing() {
     mount_remount(&disk, MountFlags::empty(), DISK_GROWN).expect("a tmpfs can grow");
     expect_recovery(&node, &top, cluster.dir(), &mut promised);
     expect_answers(&node, &top, &promised);
+    node.xorfs(&["check"]).ok();
     assert!(node.terminate().success(), "it leaves cleanly");
     node.restart();
     let top = node.mount().join("main");
