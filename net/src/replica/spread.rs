@@ -19,8 +19,8 @@ use crate::kad::region::Region;
 use crate::kad::table::Table;
 use crate::kad::{Key, Peer};
 use crate::limits::{
-    BACKGROUND_PUSHES_MAX, K, OFFER_IDS_MAX, PLACEMENT_SEARCHES_MAX, PROOF_SAMPLE, PROVE_IDS_MAX,
-    PUSHES_MAX,
+    BACKGROUND_PUSHES_MAX, FAR_SLACK, K, OFFER_IDS_MAX, PLACEMENT_SEARCHES_MAX, PROOF_SAMPLE,
+    PROVE_IDS_MAX, PUSHES_MAX,
 };
 use crate::node::call::Call;
 use crate::node::search::{Goal, Search};
@@ -263,7 +263,11 @@ impl Spread {
         let Terms { aim, replicas, acks, .. } = self.terms;
         let counted = matches!(aim, Aim::Publish | Aim::Repair);
         let away = self.terms.away.iter().copied();
-        let ranked = rank(&Key::from(id), self.own, ids(&close).chain(away));
+        let mut ranked = rank(&Key::from(id), self.own, ids(&close).chain(away));
+        if aim == Aim::Vacate {
+            // Those farther may be giving up theirs just now, counting on this one.
+            ranked.truncate(replicas + FAR_SLACK);
+        }
         let most = if aim == Aim::Publish { acks.min(replicas) } else { replicas };
         let others = usize::from(!counted);
         let nodes = ranked.len().max(self.nodes_min) - others;

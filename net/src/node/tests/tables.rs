@@ -104,9 +104,12 @@ impl Churn {
         let short = copies.iter().filter(|count| **count < 3).count();
         let mean = copies.iter().sum::<usize>() as f64 / copies.len() as f64;
         let least = copies.iter().min().copied().unwrap_or(0);
-        let ratio = self.world.stored_bytes as f64 / self.lost_bytes.max(1) as f64;
+        let ratio = match self.lost_bytes {
+            0 => format!("{} bytes, none lost", self.world.stored_bytes),
+            lost => format!("{:.2}", self.world.stored_bytes as f64 / lost as f64),
+        };
         let deaths = self.deaths;
-        format!("| {label} | {deaths} | {mean:.2} | {least} | {short} | {lost} | {ratio:.2} |")
+        format!("| {label} | {deaths} | {mean:.2} | {least} | {short} | {lost} | {ratio} |")
     }
 }
 
