@@ -350,8 +350,10 @@ fn open_home(
     passphrase: Option<&Passphrase>,
 ) -> anyhow::Result<(Arc<Local>, Identity, Arc<Volumes>)> {
     let at = || format!("in the home {}", home.dir().display());
-    let local = Local::open(&home.store(), config).with_context(at)?;
     let identity = identity::open(&home.identity())?;
+    // How far a block is from this node decides when it is evicted.
+    let config = LocalConfig { point: Some(*identity.node_id().as_bytes()), ..config };
+    let local = Local::open(&home.store(), config).with_context(at)?;
     let volumes = Volumes::open(home, passphrase)?;
     Ok((Arc::new(local), identity, Arc::new(volumes)))
 }

@@ -25,10 +25,6 @@ use crate::exit::Failure;
 /// little.
 const CACHE_BYTES: usize = 8 << 20;
 
-/// How long is waited for the disk to get back what was freed, and how much may be left then.
-const RECLAIM_MAX: Duration = Duration::from_secs(5);
-const RECLAIM_REST_BYTES: u64 = 16 << 20;
-
 /// What a collection needs of its node.
 pub(super) struct Collector {
     local: Arc<Local>,
@@ -85,7 +81,7 @@ impl Collector {
         let swept = self.local.sweep(horizon, &marked, dry_run)?;
         if !dry_run {
             self.local.flush()?;
-            self.await_reclaim();
+            self.local.reclaim()?;
         }
         let collected = Collected {
             dry_run,
@@ -103,14 +99,6 @@ impl Collector {
             *locked(&self.last) = Some(collected.clone());
         }
         Ok(collected)
-    }
-
-    /// Waits until the disk has back what it gets, as far as that is known.
-    fn await_reclaim(&self) {
-        let end = Instant::now() + RECLAIM_MAX;
-        while self.local.usage().reclaimable_bytes > RECLAIM_REST_BYTES && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(50));
-        }
     }
 
     /// Marks what is held here below links in use. What is not held is somebody else's to keep,
