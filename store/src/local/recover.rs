@@ -7,6 +7,8 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rocksdb::{DB, DBRecoveryMode, FlushOptions, ReadOptions, WriteBatch};
 
@@ -34,6 +36,12 @@ const READ_AHEAD_BYTES: usize = 1 << 20;
 /// What the format file says before the version.
 const FORMAT_PREFIX: &str = "xorfs store format ";
 
+/// Tries to take the store before it counts as in use, and the pause between two of them. A
+/// process that starts another one shares its locks with it until that one runs its program, so a
+/// lock may outlive the store that held it by some milliseconds.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// Takes the store for this process. It is free again when the file is closed, however the
 /// process ends.
 pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
@@ -44,11 +52,14 @@ pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
         .write(true)
         .open(dir.join("in-use"))
         .map_err(OpenError::Io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked),
-        Err(TryLockError::Error(error)) => Err(OpenError::Io(error)),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(OpenError::Io(error)),
+        }
     }
+    Err(OpenError::Locked)
 }
 
 /// Refuses a store written by a newer version; marks a new one with ours.
