@@ -155,8 +155,8 @@ impl Daemon {
     }
 
     fn spawn_tasks(&self, head_poll: Duration) {
+        self.announce_heads();
         let (volumes, local) = (Arc::clone(&self.volumes), Arc::clone(&self.local));
-        volumes.heads(&*local).into_iter().for_each(|head| self.announcer.offer(head));
         let known = {
             let local = Arc::clone(&local);
             move || volumes.heads(&*local)
@@ -323,9 +323,13 @@ impl Daemon {
     /// Opens a locked keyring and shows the volumes. Slow on purpose.
     pub(crate) fn unlock(&self, passphrase: &Passphrase) -> anyhow::Result<()> {
         self.volumes.unlock(&self.view, passphrase)?;
+        self.announce_heads();
+        Ok(())
+    }
+
+    fn announce_heads(&self) {
         let heads = self.volumes.heads(&*self.local);
         heads.into_iter().for_each(|head| self.announcer.offer(head));
-        Ok(())
     }
 
     /// Closes every volume and forgets the keys.
@@ -339,7 +343,9 @@ impl Daemon {
         current: Option<&Passphrase>,
         new: Option<&Passphrase>,
     ) -> anyhow::Result<()> {
-        self.volumes.set_passphrase(current, new)
+        self.volumes.set_passphrase(&self.view, current, new)?;
+        self.announce_heads();
+        Ok(())
     }
 }
 

@@ -127,6 +127,29 @@ fn a_locked_node_serves_blocks_and_nothing_of_its_own() {
 }
 
 #[test]
+fn a_passphrase_taken_off_while_locked_loses_nothing() {
+    let mut cluster = Cluster::start(1);
+    let work = cluster.dir().to_owned();
+    let words = passphrase(&work, "words");
+    let source = work.join("film.bin");
+    write_file(&source, 62, 3 << 20).expect("writes");
+    let node = &mut cluster.nodes[0];
+    node.xorfs(&["put", text(&source)]).ok();
+    node.xorfs(&["passphrase", "--new-passphrase-file", text(&words)]).ok();
+    node.xorfs(&["lock"]).ok();
+    node.xorfs(&["gc"]).code(4).says(&["xorfs unlock"]);
+    node.xorfs(&["passphrase", "--remove", "--passphrase-file", text(&words)]).ok();
+    node.xorfs(&["gc"]).ok();
+    assert_eq!(node.xorfs(&["ls", "main:/"]).ok().text(), "film.bin", "it is shown again");
+    // What is in memory still reads, so nothing may be remembered.
+    assert!(node.terminate().success());
+    node.restart();
+    let dest = work.join("dest");
+    node.xorfs(&["get", "main:/film.bin", text(&dest)]).ok();
+    assert_eq!(difference(&dest, 62, 3 << 20), None);
+}
+
+#[test]
 fn a_daemon_takes_its_passphrase_from_a_file() {
     let mut cluster = Cluster::start(1);
     let work = cluster.dir().to_owned();

@@ -3,7 +3,7 @@
 //!
 //! Roots are the heads that the home's own volumes go on from, pins, and what is open in the view.
 //! Invariant: a collection that does not know a root, because the keyring is locked or a volume
-//! does not open, does not begin; one that cannot read what lies below a root removes nothing.
+//! is not open with what it is known to hold, does not begin; one that cannot read what lies below a root removes nothing.
 //! Deliberately no roots: volumes that are followed without being pinned, for what was fetched of
 //! them is cached, and newer heads of another writer, for the same reason.
 
@@ -19,7 +19,6 @@ use xorfs_store::{BlockStore, Inventory, Local, ReadError, Reader};
 
 use crate::api::types::Collected;
 use crate::daemon::volumes::Volumes;
-use crate::exit::Failure;
 
 /// Memory for the metadata that marking reads: each node is read once, so a large cache helps
 /// little.
@@ -59,17 +58,10 @@ impl Collector {
         let _one_at_a_time = locked(&self.one_at_a_time);
         let begun = Instant::now();
         let disk_before = allocated_bytes(&self.store);
-        if let Some((name, _)) = self.volumes.unopened().into_iter().find(|(_, it)| it.writable) {
-            let text = format!(
-                "the volume {name:?} does not open, so nobody knows what it needs; see \
-                 `xorfs check --repair`"
-            );
-            return Err(Failure::refused(text).into());
-        }
         // Before the roots, so that what is written meanwhile is out of reach.
         let horizon = self.local.horizon();
-        let mut roots = self.view.roots();
-        let pins = self.volumes.pins()?.into_iter();
+        let (mut roots, pins) = self.volumes.roots(&self.view, &*self.local)?;
+        let pins = pins.into_iter();
         roots
             .owned
             .extend(pins.map(|pin| Root::Tree { node: pin.to_node(), strength: Strength::Pinned }));

@@ -3,14 +3,15 @@
 //!
 //! Invariant: the keyring on disk changes first, then the view, so that a crash never leaves a
 //! volume that was written to without the secret that opens it. One volume stands under one name.
-//! A volume that does not open is told in the status and keeps nothing else from working.
+//! A volume that does not open is told in the status and keeps nothing from working but garbage
+//! collection, which has to know what everything of the keyring needs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use tokio::runtime::Handle;
-use xorfs_fuse::View;
+use xorfs_fuse::{View, ViewRoots};
 use xorfs_net::Network;
 use xorfs_store::{
     Access, Batch, Convergence, Head, Ledger, Link, Local, Passphrase, Table, TreeLink, VolumeId,
@@ -58,6 +59,11 @@ impl Volumes {
 
     /// Shows every volume in the view; none while the keyring is locked.
     pub(crate) fn show_all(&self, view: &View) {
+        let _changing = locked(&self.changing);
+        self.show_known(view);
+    }
+
+    fn show_known(&self, view: &View) {
         let mut unopened = BTreeMap::new();
         for (name, access, pinned) in self.known().unwrap_or_default() {
             if let Err(error) = view.add_volume(&name, &access) {
@@ -112,7 +118,7 @@ impl Volumes {
     pub(crate) fn unlock(&self, view: &View, passphrase: &Passphrase) -> anyhow::Result<()> {
         let _changing = locked(&self.changing);
         if self.keys.unlock(passphrase)? {
-            self.show_all(view);
+            self.show_known(view);
         }
         Ok(())
     }
@@ -124,19 +130,64 @@ impl Volumes {
         // would find less than was written.
         view.seal()?;
         if self.keys.lock()? {
-            view.close_all()?;
             locked(&self.unopened).clear();
+            view.close_all()?;
         }
         Ok(())
     }
 
-    /// Sets another passphrase, or takes it off. Slow on purpose.
+    /// Sets another passphrase, or takes it off; a locked keyring without one is open, and its
+    /// volumes are shown. Slow on purpose.
     pub(crate) fn set_passphrase(
         &self,
+        view: &View,
         current: Option<&Passphrase>,
         new: Option<&Passphrase>,
     ) -> anyhow::Result<()> {
-        self.keys.set_passphrase(current, new)
+        let _changing = locked(&self.changing);
+        let was_locked = self.is_locked();
+        self.keys.set_passphrase(current, new)?;
+        if was_locked && !self.is_locked() {
+            self.show_known(view);
+        }
+        Ok(())
+    }
+
+    /// What a garbage collection has to keep: the view's roots, and the pinned trees.
+    ///
+    /// # Errors
+    /// `Refused` where the view does not show all that the keyring knows: what is not shown is no
+    /// root, and everything below it would go.
+    pub(crate) fn roots(
+        &self,
+        view: &View,
+        ledger: &dyn Ledger,
+    ) -> anyhow::Result<(ViewRoots, Vec<TreeLink>)> {
+        let _changing = locked(&self.changing);
+        let shown = view.volumes();
+        for (name, access, pinned) in self.known()? {
+            if !access.is_owner() && !pinned {
+                continue;
+            }
+            let id = access.volume();
+            let row = shown.iter().find(|row| row.name == name && row.id == id);
+            let is_whole = match row {
+                Some(row) if row.writable => row.pinned || !pinned,
+                // One that is followed opens without its head where that does not read.
+                Some(row) => {
+                    row.pinned && (row.head.is_some() || stored_head(ledger, id)?.is_none())
+                }
+                None => false,
+            };
+            if !is_whole {
+                let text = format!(
+                    "the volume {name:?} does not open, so nobody knows what it needs; see \
+                     `xorfs check --repair`"
+                );
+                return Err(Failure::refused(text).into());
+            }
+        }
+        Ok((view.roots(), self.pins()?))
     }
 
     /// Volumes that somebody else writes.
@@ -237,10 +288,15 @@ impl Volumes {
             );
             return Err(Failure::refused(text).into());
         }
-        if locked(&self.unopened).remove(name).is_none() {
-            view.remove_volume(name)?;
+        let is_shown = !locked(&self.unopened).contains_key(name);
+        if is_shown {
+            view.seal_volume(name)?;
         }
         self.keys.change(|keyring| Ok(keyring.remove(name)))?;
+        locked(&self.unopened).remove(name);
+        if is_shown {
+            view.remove_volume(name)?;
+        }
         Ok(())
     }
 
@@ -311,4 +367,101 @@ fn unknown(name: &str) -> Failure {
 /// What these locks hold is replaced as a whole, so a holder that panicked left it whole.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use xorfs_fuse::ViewConfig;
+    use xorfs_store::{BlockStore, Inventory, Memory};
+
+    use super::*;
+    use crate::exit::{Exit, classify};
+
+    fn volumes(dir: &tempfile::TempDir) -> Volumes {
+        let keys = Keys::open(&dir.path().join("keyring"), None).unwrap();
+        Volumes { keys, changing: Mutex::default(), unopened: Mutex::default() }
+    }
+
+    fn view(store: &Arc<Memory>) -> Arc<View> {
+        let config = ViewConfig { replica_target: Arc::new(|| 1), ..ViewConfig::default() };
+        View::new(
+            config,
+            Arc::clone(store) as Arc<dyn BlockStore>,
+            Arc::clone(store) as Arc<dyn Inventory>,
+            Arc::clone(store) as Arc<dyn Ledger>,
+            Arc::new(|_: Head| {}),
+        )
+    }
+
+    #[track_caller]
+    fn assert_refused(volumes: &Volumes, view: &View, store: &Memory) {
+        let refused = volumes.roots(view, store).map(|_| ()).unwrap_err();
+        assert_eq!(classify(&refused), Exit::Refused, "{refused:#}");
+    }
+
+    /// Seals something into a volume of its own and returns what reads it.
+    fn publish(store: &Arc<Memory>) -> Access {
+        let secret = VolumeSecret::generate();
+        let view = view(store);
+        view.add_volume("theirs", &Access::Owner(secret.clone())).unwrap();
+        let top = view.resolve(b"theirs").unwrap().ino;
+        let owner = xorfs_fuse::Owner { uid: 0, gid: 0 };
+        view.make_node(top, b"file", xorfs_fuse::Kind::File, 0o644, owner).unwrap();
+        view.seal().unwrap();
+        Access::Reader(secret.id(), secret.read_key())
+    }
+
+    #[test]
+    fn roots_are_known_only_while_every_volume_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volumes, store) = (volumes(&dir), Arc::new(Memory::new()));
+        let view = view(&store);
+        let words = Passphrase::new("words".to_owned()).unwrap();
+        assert_refused(&volumes, &view, &store);
+        volumes.show_all(&view);
+        assert!(volumes.roots(&view, &*store).is_ok());
+
+        volumes.set_passphrase(&view, None, Some(&words)).unwrap();
+        volumes.lock(&view).unwrap();
+        assert_refused(&volumes, &view, &store);
+        // As in the middle of `unlock`: the keys are there, the volumes not yet.
+        volumes.keys.unlock(&words).unwrap();
+        assert_refused(&volumes, &view, &store);
+        volumes.show_all(&view);
+        assert!(volumes.roots(&view, &*store).is_ok());
+
+        volumes.lock(&view).unwrap();
+        volumes.set_passphrase(&view, Some(&words), None).unwrap();
+        assert_eq!(view.volumes().len(), 1, "without a passphrase it is open, and shown");
+        assert!(volumes.roots(&view, &*store).is_ok());
+
+        // Followed, it stops nobody until it is pinned.
+        let theirs = Access::Reader(VolumeSecret::generate().id(), publish(&store).read_key());
+        volumes.keys.change(|keyring| keyring.add("theirs", theirs)).unwrap();
+        assert!(volumes.roots(&view, &*store).is_ok());
+        volumes.keys.change(|keyring| Ok(keyring.set_pinned("theirs", true))).unwrap();
+        assert_refused(&volumes, &view, &store);
+    }
+
+    #[test]
+    fn a_pinned_volume_without_its_head_is_not_taken_for_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volumes, store) = (volumes(&dir), Arc::new(Memory::new()));
+        let theirs = publish(&store);
+        volumes.keys.change(|keyring| keyring.add("theirs", theirs.clone())).unwrap();
+        volumes.keys.change(|keyring| Ok(keyring.set_pinned("theirs", true))).unwrap();
+        let whole = view(&store);
+        volumes.show_all(&whole);
+        assert_eq!(volumes.roots(&whole, &*store).unwrap().0.owned.len(), 1);
+
+        // The head is known and its root block is gone.
+        let emptied = Arc::new(Memory::new());
+        let head = stored_head(&*store, theirs.volume()).unwrap().unwrap();
+        let mut batch = Batch::new();
+        batch.put(Table::Heads, *head.volume().as_bytes(), head.encoded().clone());
+        emptied.commit(batch).unwrap();
+        let lacking = view(&emptied);
+        volumes.show_all(&lacking);
+        assert_refused(&volumes, &lacking, &emptied);
+    }
 }

@@ -187,6 +187,8 @@ pub struct VolumeStatus {
     pub id: VolumeId,
     /// Whether this home may write it.
     pub writable: bool,
+    /// Whether what it holds is never evicted.
+    pub pinned: bool,
     /// The newest head known here.
     pub head: Option<Head>,
     /// Whether nothing waits to be sealed.

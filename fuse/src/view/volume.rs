@@ -250,6 +250,7 @@ impl Volume {
             name: self.name.clone(),
             id,
             writable: self.is_writable(),
+            pinned: self.is_pinned(),
             head: state.head.clone(),
             sealed: state.sequence == state.sealed,
             dirty_bytes: state.dirty_bytes,
