@@ -6,7 +6,8 @@
 //! 2. The roots: first the volumes' heads, then what is open. A file may go from a head to being
 //!    open only, when its last name goes; never the other way, so none is missed in between.
 //! 3. [`mark`], which reads metadata and never data. What cannot be read ends the collection:
-//!    nobody knows what lies below it.
+//!    nobody knows what lies below it. What others wrote may not be here whole, and must not end
+//!    every collection: [`mark_held`] marks what there is of it.
 //! 4. `Inventory::sweep`, which changes and removes only blocks older than the horizon.
 //!
 //! A mark is the first 62 bits of an id and the strength, 8 bytes in all: two blocks that share
@@ -71,6 +72,7 @@ pub struct Marked {
     marks: Vec<u64>,
     sorted: usize,
     visited: HashMap<Visit, Strength>,
+    spares_pinned: bool,
 }
 
 /// What a sweep did, or would have done.
@@ -100,6 +102,25 @@ impl Marked {
             2 => Strength::Held,
             _ => Strength::Pinned,
         })
+    }
+
+    /// Leaves every block pinned that is, marked or not: for where something that is pinned
+    /// cannot be read, so that nobody knows what it needs.
+    pub fn spare_pinned(&mut self) {
+        self.spares_pinned = true;
+    }
+
+    /// Whether nothing that is pinned goes.
+    pub(crate) fn spares_pinned(&self) -> bool {
+        self.spares_pinned
+    }
+
+    /// What becomes of a block; `None` where it goes.
+    pub(crate) fn after_sweep(&self, id: &BlockId, standing: Standing) -> Option<Standing> {
+        if self.spares_pinned && standing.pinned {
+            return Some(standing);
+        }
+        standing.after_sweep(self.strength(id))
     }
 
     /// Number of blocks that are marked.
@@ -172,30 +193,47 @@ impl Swept {
 /// # Errors
 /// The first metadata block that could not be read; what is marked is not to be used then.
 pub fn mark(reader: &Reader, roots: &[Root], marked: &mut Marked) -> Result<(), ReadError> {
-    let done = mark_all(reader, roots, marked);
+    let done = roots.iter().try_for_each(|root| mark_root(reader, root, marked, false).map(drop));
     marked.settle();
     done
 }
 
-fn mark_all(reader: &Reader, roots: &[Root], marked: &mut Marked) -> Result<(), ReadError> {
-    for root in roots {
-        match root {
-            Root::Volume { head, key, strength } => {
-                marked.mark(&reader.root_block(head, key)?, *strength);
-                let root = reader.root(head, key)?;
-                let mut walk = Walk { reader, marked, strength: *strength, waiting: Vec::new() };
+/// Marks what is reachable from `root` through the metadata that reads, and passes over the rest;
+/// whether all of it did. Comes after every [`mark`], which would take what was passed over for
+/// walked.
+///
+/// # Errors
+/// `Io`, which says nothing about whether a block is there.
+pub fn mark_held(reader: &Reader, root: &Root, marked: &mut Marked) -> Result<bool, ReadError> {
+    let whole = mark_root(reader, root, marked, true);
+    marked.settle();
+    whole
+}
+
+fn mark_root(
+    reader: &Reader,
+    root: &Root,
+    marked: &mut Marked,
+    passes_over: bool,
+) -> Result<bool, ReadError> {
+    let (Root::Volume { strength, .. } | Root::Tree { strength, .. }) = root;
+    let strength = *strength;
+    let mut walk =
+        Walk { reader, marked, strength, waiting: Vec::new(), passes_over, is_whole: true };
+    match root {
+        Root::Volume { head, key, .. } => {
+            if let Some(id) = walk.there(reader.root_block(head, key))? {
+                walk.marked.mark(&id, strength);
+            }
+            if let Some(root) = walk.there(reader.root(head, key))? {
                 walk.entry(&root.directory)?;
                 walk.names(&root.names)?;
-                walk.run()?;
-            }
-            Root::Tree { node, strength } => {
-                let mut walk = Walk { reader, marked, strength: *strength, waiting: Vec::new() };
-                walk.node(node)?;
-                walk.run()?;
             }
         }
+        Root::Tree { node, .. } => walk.node(node)?,
     }
-    Ok(())
+    walk.run()?;
+    Ok(walk.is_whole)
 }
 
 /// The marking of one root. Directories wait on the heap, so that no depth of a tree is too much.
@@ -204,9 +242,29 @@ struct Walk<'a> {
     marked: &'a mut Marked,
     strength: Strength,
     waiting: Vec<BlockRef>,
+    /// Whether what does not read is left out; otherwise it ends the walk.
+    passes_over: bool,
+    /// Whether nothing was passed over.
+    is_whole: bool,
 }
 
 impl Walk<'_> {
+    /// What was read; `None` where it is passed over.
+    fn there<T>(&mut self, read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+        match read {
+            Err(
+                ReadError::Missing { .. }
+                | ReadError::Corrupt { .. }
+                | ReadError::Newer { .. }
+                | ReadError::Unreachable { .. },
+            ) if self.passes_over => {
+                self.is_whole = false;
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+
     fn run(&mut self) -> Result<(), ReadError> {
         while let Some(directory) = self.waiting.pop() {
             self.shards::<Entry>(&directory, &mut |walk, entry| walk.entry(entry))?;
@@ -254,7 +312,9 @@ impl Walk<'_> {
         if !self.marked.enter(piece, self.strength) {
             return Ok(());
         }
-        for extent in self.reader.map_node(piece, height, length)?.iter() {
+        let node = self.reader.map_node(piece, height, length);
+        let Some(node) = self.there(node)? else { return Ok(()) };
+        for extent in node.iter() {
             if let Some(below) = &extent.piece {
                 self.file(below, height - 1, extent.length)?;
             }
@@ -273,13 +333,15 @@ impl Walk<'_> {
             if !self.marked.enter(&piece, self.strength) {
                 continue;
             }
-            match &*self.reader.shard::<R>(&piece)? {
+            let shard = self.reader.shard::<R>(&piece);
+            let Some(shard) = self.there(shard)? else { continue };
+            match &*shard {
                 Shard::Leaf(items) => {
                     items.iter().try_for_each(|item| visit(self, &item.record))?;
                 }
                 Shard::Branch(_) if depth >= DEPTH_MAX => {
                     let detail = "branches below the last level".to_owned();
-                    return Err(ReadError::Corrupt { id: piece.id, detail });
+                    self.there::<()>(Err(ReadError::Corrupt { id: piece.id, detail }))?;
                 }
                 Shard::Branch(children) => {
                     self.reader.prefetch_children(children);

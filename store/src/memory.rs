@@ -276,13 +276,13 @@ impl Inventory for Memory {
         let mut swept = Swept::default();
         let state = &mut *self.state();
         if !dry_run {
-            state.bad.retain(|id, _| marked.strength(id).is_some());
+            state.bad.retain(|id, _| marked.spares_pinned() || marked.strength(id).is_some());
         }
         state.blocks.retain(|id, entry| {
             if entry.order >= horizon.0 {
                 return true;
             }
-            let after = entry.standing.after_sweep(marked.strength(id));
+            let after = marked.after_sweep(id, entry.standing);
             swept.count(entry.bytes.len() as u64, entry.standing, after);
             if let (Some(after), false) = (after, dry_run) {
                 entry.standing = after;

@@ -207,6 +207,12 @@ fn a_pin_keeps_what_others_wrote() {
     assert!(space(reader, "pinned_bytes") >= 6 << 20, "the link still pins the film");
     reader.xorfs(&["pin", &link, "--remove"]).ok();
     assert!(space(reader, "pinned_bytes") < 1 << 20);
+    // Nobody else has it any more: it is evictable now, and there until the room is needed.
+    reader.xorfs(&["gc"]).ok();
+    let left = space(reader, "cached_bytes") + space(reader, "in_range_bytes");
+    assert!(left >= 11 << 20, "{left} bytes");
+    reader.xorfs(&["get", &link, text(&work.join("unpinned"))]).ok();
+    assert_eq!(difference(&work.join("unpinned"), 75, 6 * MIB), None);
     reader.xorfs(&["pin", &link, "--remove"]).code(3);
     reader.xorfs(&["pin", "nobody"]).code(3).says(&["nobody"]);
     reader.xorfs(&["pin", "--remove"]).code(2);

@@ -360,6 +360,8 @@ pub(crate) struct Collected {
     pub(crate) released_blocks: u64,
     /// Blocks that something needs.
     pub(crate) kept_blocks: u64,
+    /// Pins that are not here whole; while there are any, everything pinned stays.
+    pub(crate) incomplete_pins: u64,
     /// What the store takes of the disk, before and after.
     pub(crate) disk_before_bytes: u64,
     pub(crate) disk_after_bytes: u64,

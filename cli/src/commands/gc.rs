@@ -19,8 +19,14 @@ fn text(collected: &Collected) -> String {
     }
     let (before, after) = (collected.disk_before_bytes, collected.disk_after_bytes);
     let disk = format!("the store takes {} of the disk", size(after));
+    let spared = match collected.incomplete_pins {
+        0 => "",
+        _ => "; what is pinned stays until every pin is here whole, see `xorfs pin`",
+    };
     match before.checked_sub(after) {
-        Some(0) | None => format!("removed {removed}; {disk}"),
-        Some(freed) => format!("removed {removed}; {disk}, {} less than before", size(freed)),
+        Some(0) | None => format!("removed {removed}; {disk}{spared}"),
+        Some(freed) => {
+            format!("removed {removed}; {disk}, {} less than before{spared}", size(freed))
+        }
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! Roots are the heads that the home's own volumes go on from, pins, and what is open in the view.
 //! Invariant: a collection that does not know a root, because the keyring is locked or a volume
-//! is not open with what it is known to hold, does not begin; one that cannot read what lies below a root removes nothing.
+//! of our own is not open, does not begin; one that cannot read what lies below a root of our own
+//! removes nothing. A pin whose tree is not here whole keeps everything that is pinned, because
+//! nobody knows what it needs, and stops no collection: whoever wrote it may never come back.
 //! Deliberately no roots: volumes that are followed without being pinned, for what was fetched of
 //! them is cached, and newer heads of another writer, for the same reason.
 
@@ -12,13 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use xorfs_fuse::View;
+use xorfs_fuse::{View, ViewRoots};
 use xorfs_net::Replicated;
-use xorfs_store::gc::{Marked, Root, Strength, mark};
+use xorfs_store::gc::{Marked, Root, mark, mark_held};
 use xorfs_store::{BlockStore, Inventory, Local, ReadError, Reader};
 
 use crate::api::types::Collected;
-use crate::daemon::volumes::Volumes;
+use crate::daemon::volumes::{Needed, Volumes};
 
 /// Memory for the metadata that marking reads: each node is read once, so a large cache helps
 /// little.
@@ -33,6 +35,8 @@ pub(super) struct Collector {
     store: std::path::PathBuf,
     one_at_a_time: Mutex<()>,
     last: Mutex<Option<Collected>>,
+    /// What was unpinned and no collection has released yet; changed under `one_at_a_time`.
+    released: Mutex<Vec<Root>>,
 }
 
 impl Collector {
@@ -43,8 +47,16 @@ impl Collector {
         volumes: Arc<Volumes>,
         store: std::path::PathBuf,
     ) -> Self {
-        let (one_at_a_time, last) = (Mutex::default(), Mutex::default());
-        Self { local, blocks, view, volumes, store, one_at_a_time, last }
+        Self {
+            local,
+            blocks,
+            view,
+            volumes,
+            store,
+            one_at_a_time: Mutex::default(),
+            last: Mutex::default(),
+            released: Mutex::default(),
+        }
     }
 
     /// What the last collection did, if there was one since the start.
@@ -60,16 +72,15 @@ impl Collector {
         let disk_before = allocated_bytes(&self.store);
         // Before the roots, so that what is written meanwhile is out of reach.
         let horizon = self.local.horizon();
-        let (mut roots, pins) = self.volumes.roots(&self.view, &*self.local)?;
-        let pins = pins.into_iter();
-        roots
-            .owned
-            .extend(pins.map(|pin| Root::Tree { node: pin.to_node(), strength: Strength::Pinned }));
+        let Needed { roots, unknown_pins } = self.volumes.roots(&self.view, &*self.local)?;
         let mut marked = Marked::default();
         let reader = Reader::new(Arc::new(self.blocks.clone()), CACHE_BYTES);
         mark(&reader, &roots.owned, &mut marked)
             .context("nothing was removed, because not all that is needed can be read")?;
-        self.mark_links(&roots.links, &mut marked)?;
+        let incomplete_pins = unknown_pins + self.mark_foreign(&roots, &mut marked)?;
+        if incomplete_pins > 0 {
+            marked.spare_pinned();
+        }
         let swept = self.local.sweep(horizon, &marked, dry_run)?;
         if !dry_run {
             self.local.flush()?;
@@ -82,29 +93,49 @@ impl Collector {
             pinned_blocks: swept.pinned_blocks,
             released_blocks: swept.released_blocks,
             kept_blocks: marked.blocks() as u64,
+            incomplete_pins,
             disk_before_bytes: disk_before,
             disk_after_bytes: allocated_bytes(&self.store),
             took_ms: begun.elapsed().as_millis() as u64,
             at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         };
         if !dry_run {
+            locked(&self.released).clear();
             *locked(&self.last) = Some(collected.clone());
         }
         Ok(collected)
     }
 
-    /// Marks what is held here below links in use. What is not held is somebody else's to keep,
-    /// so it is not fetched; marks of a walk that stops there only keep.
-    fn mark_links(&self, links: &[Root], marked: &mut Marked) -> Result<(), ReadError> {
+    /// Takes a pin off with `unpin`, which says whether it was on. The next collection finds what
+    /// was below `root` evictable where it would else find garbage.
+    pub(super) fn release(
+        &self,
+        root: Option<Root>,
+        unpin: impl FnOnce() -> anyhow::Result<bool>,
+    ) -> anyhow::Result<bool> {
+        // A collection between the two would see neither the pin nor the root.
+        let _one_at_a_time = locked(&self.one_at_a_time);
+        let changed = unpin()?;
+        if changed {
+            locked(&self.released).extend(root);
+        }
+        Ok(changed)
+    }
+
+    /// Marks what is held here of what others wrote; how many pins are not here whole. What is
+    /// not held is not fetched: pins are looked after by themselves, and the rest is somebody
+    /// else's to keep.
+    fn mark_foreign(&self, roots: &ViewRoots, marked: &mut Marked) -> Result<u64, ReadError> {
         let held: Arc<dyn BlockStore> = Arc::clone(&self.local) as _;
         let reader = Reader::new(held, CACHE_BYTES);
-        for link in links {
-            match mark(&reader, std::slice::from_ref(link), marked) {
-                Ok(()) | Err(ReadError::Missing { .. } | ReadError::Corrupt { .. }) => {}
-                Err(error) => return Err(error),
-            }
+        let mut incomplete = 0;
+        for pin in &roots.pinned {
+            incomplete += u64::from(!mark_held(&reader, pin, marked)?);
         }
-        Ok(())
+        for root in roots.links.iter().chain(locked(&self.released).iter()) {
+            mark_held(&reader, root, marked)?;
+        }
+        Ok(incomplete)
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use xorfs_net::Replicated;
+use xorfs_store::gc::{Root, Strength};
 use xorfs_store::{
     Access, Attr, BlockId, BlockStore, Entry, Link, Local, Node, Purpose, Reader, TreeLink, Xattrs,
     stored_head,
@@ -70,10 +71,11 @@ impl Daemon {
 
     /// Unpins. What nothing else pins may be evicted from then on.
     pub(crate) fn unpin(&self, what: &Pinned) -> anyhow::Result<PinReply> {
-        let changed = match what {
-            Pinned::Volume(name) => self.volumes.set_pinned(&self.view, name, false)?,
-            Pinned::Tree(tree) => self.volumes.unpin(tree)?,
-        };
+        let root = self.released_root(what)?;
+        let changed = self.collector.release(root, || match what {
+            Pinned::Volume(name) => self.volumes.set_pinned(&self.view, name, false),
+            Pinned::Tree(tree) => self.volumes.unpin(tree),
+        })?;
         if !changed {
             return Err(Failure::not_found("it is not pinned").into());
         }
@@ -83,6 +85,19 @@ impl Daemon {
             tracing::warn!(%error, "blocks that were pinned stay so until the next collection");
         }
         Ok(PinReply { changed, ..PinReply::default() })
+    }
+
+    /// What stays here as cached once it is unpinned. A volume of our own stays a root anyway.
+    fn released_root(&self, what: &Pinned) -> anyhow::Result<Option<Root>> {
+        let strength = Strength::Kept;
+        let name = match what {
+            Pinned::Tree(tree) => return Ok(Some(Root::Tree { node: tree.to_node(), strength })),
+            Pinned::Volume(name) => name,
+        };
+        let access = self.volumes.access(name)?;
+        let row = self.view.volumes().into_iter().find(|row| row.name == *name && !row.writable);
+        let head = row.and_then(|row| row.head);
+        Ok(head.map(|head| Root::Volume { head: Box::new(head), key: access.read_key(), strength }))
     }
 
     /// Fetches what is pinned and not here; cheap where all is.

@@ -13,6 +13,7 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use xorfs_fuse::{View, ViewRoots};
 use xorfs_net::Network;
+use xorfs_store::gc::{Root, Strength};
 use xorfs_store::{
     Access, Batch, Convergence, Head, Ledger, Link, Local, Passphrase, Table, TreeLink, VolumeId,
     VolumeSecret, stored_head,
@@ -29,6 +30,14 @@ pub(crate) struct Unopened {
     pub(crate) writable: bool,
     /// Why not.
     pub(crate) error: String,
+}
+
+/// What a garbage collection has to keep.
+pub(crate) struct Needed {
+    /// The view's roots, and the pinned trees.
+    pub(crate) roots: ViewRoots,
+    /// Pinned volumes of others that do not open, so that nobody knows what they need.
+    pub(crate) unknown_pins: u64,
 }
 
 /// The volumes.
@@ -153,18 +162,15 @@ impl Volumes {
         Ok(())
     }
 
-    /// What a garbage collection has to keep: the view's roots, and the pinned trees.
+    /// What a garbage collection has to keep.
     ///
     /// # Errors
-    /// `Refused` where the view does not show all that the keyring knows: what is not shown is no
-    /// root, and everything below it would go.
-    pub(crate) fn roots(
-        &self,
-        view: &View,
-        ledger: &dyn Ledger,
-    ) -> anyhow::Result<(ViewRoots, Vec<TreeLink>)> {
+    /// `Refused` where the view does not show all of our own that the keyring knows: what is not
+    /// shown is no root, and everything below it would go.
+    pub(crate) fn roots(&self, view: &View, ledger: &dyn Ledger) -> anyhow::Result<Needed> {
         let _changing = locked(&self.changing);
         let shown = view.volumes();
+        let mut unknown_pins = 0;
         for (name, access, pinned) in self.known()? {
             if !access.is_owner() && !pinned {
                 continue;
@@ -179,7 +185,9 @@ impl Volumes {
                 }
                 None => false,
             };
-            if !is_whole {
+            if !is_whole && !access.is_owner() {
+                unknown_pins += 1;
+            } else if !is_whole {
                 let text = format!(
                     "the volume {name:?} does not open, so nobody knows what it needs; see \
                      `xorfs check --repair`"
@@ -187,7 +195,10 @@ impl Volumes {
                 return Err(Failure::refused(text).into());
             }
         }
-        Ok((view.roots(), self.pins()?))
+        let mut roots = view.roots();
+        let tree = |pin: TreeLink| Root::Tree { node: pin.to_node(), strength: Strength::Pinned };
+        roots.pinned.extend(self.pins()?.into_iter().map(tree));
+        Ok(Needed { roots, unknown_pins })
     }
 
     /// Volumes that somebody else writes.
@@ -440,7 +451,7 @@ mod tests {
         volumes.keys.change(|keyring| keyring.add("theirs", theirs)).unwrap();
         assert!(volumes.roots(&view, &*store).is_ok());
         volumes.keys.change(|keyring| Ok(keyring.set_pinned("theirs", true))).unwrap();
-        assert_refused(&volumes, &view, &store);
+        assert_eq!(volumes.roots(&view, &*store).unwrap().unknown_pins, 1);
     }
 
     #[test]
@@ -452,7 +463,8 @@ mod tests {
         volumes.keys.change(|keyring| Ok(keyring.set_pinned("theirs", true))).unwrap();
         let whole = view(&store);
         volumes.show_all(&whole);
-        assert_eq!(volumes.roots(&whole, &*store).unwrap().0.owned.len(), 1);
+        let needed = volumes.roots(&whole, &*store).unwrap();
+        assert_eq!((needed.roots.pinned.len(), needed.unknown_pins), (1, 0));
 
         // The head is known and its root block is gone.
         let emptied = Arc::new(Memory::new());
@@ -462,6 +474,6 @@ mod tests {
         emptied.commit(batch).unwrap();
         let lacking = view(&emptied);
         volumes.show_all(&lacking);
-        assert_refused(&volumes, &lacking, &emptied);
+        assert_eq!(volumes.roots(&lacking, &*emptied).unwrap().unknown_pins, 1);
     }
 }

@@ -13,9 +13,13 @@ use crate::view::volume::{Capability, Volume};
 /// What must stay.
 #[derive(Debug, Default)]
 pub struct ViewRoots {
-    /// Volumes, and files that are open. All that is below has to be readable to be kept.
+    /// Volumes that are written here, and files that are open in them. All that is below has to
+    /// be readable to be kept.
     pub owned: Vec<Root>,
-    /// Links in use. What is below them belongs to others and need not be held here.
+    /// Volumes that others write and that are pinned here. They may not be here whole.
+    pub pinned: Vec<Root>,
+    /// Links in use, and files that are open in what others write. What is below them need not be
+    /// held here.
     pub links: Vec<Root>,
 }
 
@@ -57,13 +61,14 @@ impl Volume {
             && (is_writable || self.is_pinned())
         {
             let strength = if self.is_pinned() { Strength::Pinned } else { Strength::Kept };
-            roots.owned.push(Root::Volume { head: Box::new(head.clone()), key, strength });
+            let list = if is_writable { &mut roots.owned } else { &mut roots.pinned };
+            list.push(Root::Volume { head: Box::new(head.clone()), key, strength });
         }
         // What lost its name and is still open is below no head. The others in the table are
         // mostly below it, and cost little.
         for inode in state.inodes.values() {
             if is_writable || inode.opens > 0 {
-                inode.add_roots(&mut roots.owned);
+                inode.add_roots(if is_writable { &mut roots.owned } else { &mut roots.links });
             }
         }
         if self.is_link

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Marked, Root, Strength, mark};
+use super::{Marked, Root, Strength, Swept, mark, mark_held};
 use crate::contract::{BlockStore, Inventory, Purpose};
 use crate::tree::edit::FileEdit;
 use crate::tree::entry::{Attr, Content, Entry, Node, VolumeRoot, XattrMap, Xattrs};
@@ -192,7 +192,37 @@ fn what_cannot_be_read_ends_the_collection() {
             Err(error) => panic!("{error:?}"),
         }
         assert_eq!(volume.ids().len(), all.len() - 1, "nothing else is removed");
+        // What others wrote does not end it, and nothing of it goes.
+        let mut marked = Marked::default();
+        let strict = mark(&volume.reader(), &roots, &mut Marked::default());
+        let whole = mark_held(&volume.reader(), &roots[0], &mut marked).unwrap();
+        assert_eq!(whole, strict.is_ok());
+        marked.spare_pinned();
+        let swept = volume.blocks.sweep(volume.blocks.horizon(), &marked, false).unwrap();
+        assert_eq!(swept, Swept::default());
         volume.blocks.put(&block, Purpose::Own).unwrap();
     }
     assert!(metadata >= 40, "{metadata}");
+}
+
+#[test]
+fn marking_passes_over_what_is_not_here() {
+    let volume = Volume::new(5);
+    let head = volume.head(&mut volume.writer(), 1, None);
+    let all = volume.ids();
+    let reader = volume.reader();
+    let top = reader.root(&head, &volume.secret.read_key()).unwrap().directory;
+    let Node::Directory(top) = top.node else { panic!("the top is a directory") };
+    // A map above many blocks; what is in directories below is walked after it.
+    let large = reader.lookup(&top, b"large").unwrap().unwrap();
+    let Node::File(large) = large.node else { panic!("a large file") };
+    volume.blocks.remove(&large.root.unwrap().id).unwrap();
+    let root = volume.root(&head, Strength::Held);
+    assert!(mark(&volume.reader(), std::slice::from_ref(&root), &mut Marked::default()).is_err());
+    let mut marked = Marked::default();
+    assert!(!mark_held(&volume.reader(), &root, &mut marked).unwrap());
+    let lost = all.iter().filter(|id| marked.strength(id).is_none()).count();
+    let data = (20 << 20) / (64 << 10);
+    assert!(lost > 0 && lost < data, "only what lies below it: {lost}");
+    assert!(marked.blocks() >= 40, "{}", marked.blocks());
 }

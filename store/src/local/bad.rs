@@ -102,7 +102,7 @@ impl Local {
     /// The part of a garbage collection that is about bad blocks: those that nothing names any
     /// more are not missed.
     pub(super) fn sweep_bad(&self, marked: &Marked) -> Result<(), WriteError> {
-        if locked(&self.counters).bad_blocks == 0 {
+        if locked(&self.counters).bad_blocks == 0 || marked.spares_pinned() {
             return Ok(());
         }
         let mut writer = locked(&self.writer);

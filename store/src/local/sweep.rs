@@ -30,7 +30,7 @@ impl Local {
     ) -> Result<Swept, WriteError> {
         self.health.check()?;
         let verdict = |id: &BlockId, row: &Row| -> Option<Option<Standing>> {
-            let after = row.standing.after_sweep(marked.strength(id));
+            let after = marked.after_sweep(id, row.standing);
             (row.order < horizon.0 && after != Some(row.standing)).then_some(after)
         };
         let mut swept = Swept::default();
