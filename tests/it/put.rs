@@ -8,7 +8,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
@@ -168,6 +168,48 @@ fn everything_that_a_file_is_comes_back() {
         assert_eq!(&found, b"in the middle of nothing");
         let occupied = hole.metadata().expect("stats").blocks() * 512;
         assert!(occupied < 2 << 20, "a hole stays one: {occupied} bytes");
+    }
+}
+
+#[test]
+fn read_only_files_come_back_with_their_attributes() {
+    let cluster = Cluster::start(1);
+    let (node, source) = (&cluster.nodes[0], cluster.dir().join("source"));
+    fs::create_dir_all(source.join("dir")).expect("creates");
+    fs::write(source.join("file"), "file").expect("writes");
+    for (name, mode) in [("file", 0o444), ("dir", 0o555)] {
+        let path = source.join(name);
+        if rustix::fs::setxattr(&path, "user.a", name.as_bytes(), XattrFlags::empty()).is_err() {
+            let _ = writeln!(std::io::stderr(), "SKIPPED attributes: this disk keeps none");
+            return;
+        }
+        set_mode(&path, mode);
+    }
+    let (link, ..) = put(node, &source);
+    let dest = cluster.dir().join("dest");
+    let get = node.command(&["get", &link, text(&dest)]);
+    // Root may write to everything, unless it has given that up.
+    let mut get = if rustix::process::geteuid().is_root() {
+        let mut bare = Command::new("setpriv");
+        bare.args(["--bounding-set=-all", "--inh-caps=-all"]);
+        bare.arg(get.get_program()).args(get.get_args());
+        bare.envs(get.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        bare
+    } else {
+        get
+    };
+    match get.output() {
+        Err(_) => {
+            let _ = writeln!(std::io::stderr(), "SKIPPED attributes: no setpriv here");
+            return;
+        }
+        Ok(got) => assert!(got.status.success(), "{}", String::from_utf8_lossy(&got.stderr)),
+    }
+    for (name, mode) in [("file", 0o444), ("dir", 0o555)] {
+        let (path, mut value) = (dest.join(name), [0; 8]);
+        let length = rustix::fs::getxattr(&path, "user.a", &mut value).expect("it is there");
+        assert_eq!(&value[..length], name.as_bytes());
+        assert_eq!(path.metadata().expect("stats").mode() & 0o7777, mode);
     }
 }
 

@@ -16,13 +16,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
-use crate::api::types::{EntryKind, EntryRow};
+use crate::api::types::{EntryKind, EntryRow, XattrRow};
 use crate::progress::Progress;
 
 const SET_IDS: u32 = 0o6000;
 
 /// Namespaces that nothing obeys but the owner of the file.
-const HARMLESS: [&[u8]; 2] = [b"user.", b"system.posix_acl_"];
+const HARMLESS: [&[u8]; 2] = [b"user.", ACL_PREFIX];
+
+/// Lists of who may access a file.
+const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 
 /// How entries get their attributes.
 #[derive(Debug)]
@@ -62,6 +65,10 @@ impl<'a> Dresser<'a> {
         if self.is_root {
             lchown(dest, Some(row.uid), Some(row.gid))?;
         }
+        // Attributes before the mode, which may take away the right to write them, and lists of
+        // who may access after it, because setting a mode changes them.
+        let is_acl = |xattr: &&XattrRow| xattr.name.0.starts_with(ACL_PREFIX);
+        self.set_xattrs(dest, row.xattrs.iter().filter(|xattr| !is_acl(xattr)));
         // A symbolic link has no mode of its own.
         if row.kind != EntryKind::Symlink {
             let allowed = if self.own { row.mode } else { row.mode & !SET_IDS };
@@ -70,7 +77,12 @@ impl<'a> Dresser<'a> {
             }
             fs::set_permissions(dest, Permissions::from_mode(allowed & 0o7777))?;
         }
-        for xattr in &row.xattrs {
+        self.set_xattrs(dest, row.xattrs.iter().filter(is_acl));
+        set_times(dest, row)
+    }
+
+    fn set_xattrs<'x>(&self, dest: &Path, xattrs: impl Iterator<Item = &'x XattrRow>) {
+        for xattr in xattrs {
             let (name, value) = (OsStr::from_bytes(&xattr.name.0), xattr.value.0.as_slice());
             let allowed = self.own || HARMLESS.iter().any(|ns| xattr.name.0.starts_with(ns));
             let flags = XattrFlags::empty();
@@ -78,7 +90,6 @@ impl<'a> Dresser<'a> {
                 self.say_once(&self.told_xattrs, "some extended attributes were left out");
             }
         }
-        set_times(dest, row)
     }
 
     /// Makes what has no content; what cannot be made here is left out.
