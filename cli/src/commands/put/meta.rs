@@ -12,8 +12,16 @@ use rustix::io::Errno;
 use crate::api::wire::{Meta, Special, Stamp, Time, XattrPairs};
 
 /// How long a file must have been left alone for its stamp to say that it did not change: two
-/// changes within one tick of the system's clock (10 ms at most) look the same.
+/// changes within one tick of the system's clock (10 ms at most) look the same. A disk whose clock
+/// is another machine's and behind ours is beyond this.
 const SETTLED: Duration = Duration::from_millis(50);
+
+/// The same on a disk that keeps whole seconds, or two of them (FAT): git's rule.
+const SETTLED_COARSE: Duration = Duration::from_secs(3);
+
+/// Where both of a file's times are multiples of this, its disk is taken for a coarse one: FAT
+/// keeps hundredths of some times and seconds of others.
+const COARSE_NANOS: u32 = 10_000_000;
 
 /// Attributes that only describe the filesystem they are on.
 const VIRTUAL_PREFIX: &[u8] = b"user.xorfs.";
@@ -52,11 +60,16 @@ impl Putter {
 /// What a file looks like, if that is enough to know it again.
 pub(super) fn stamp(metadata: &Metadata) -> Option<Stamp> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    let changed = Duration::new(
-        u64::try_from(metadata.ctime()).ok()?,
-        u32::try_from(metadata.ctime_nsec()).ok()?,
-    );
-    (now.checked_sub(changed)? >= SETTLED).then(|| plain_stamp(metadata))
+    let stamp = plain_stamp(metadata);
+    is_settled(&stamp, now).then_some(stamp)
+}
+
+/// Whether any later change would show in the times of a file that looked like this.
+fn is_settled(stamp: &Stamp, now: Duration) -> bool {
+    let is_coarse = [stamp.mtime, stamp.ctime].iter().all(|time| time.1 % COARSE_NANOS == 0);
+    let settled = if is_coarse { SETTLED_COARSE } else { SETTLED };
+    let Ok(seconds) = u64::try_from(stamp.ctime.0) else { return false };
+    now.checked_sub(Duration::new(seconds, stamp.ctime.1)).is_some_and(|age| age >= settled)
 }
 
 /// What a file looks like.
@@ -143,4 +156,24 @@ fn grown(
 
 fn time(seconds: i64, nanos: i64) -> Time {
     (seconds, u32::try_from(nanos).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_settled_when_its_disk_would_show_a_change() {
+        let settled = |mtime: u32, ctime: u32, age: u64| {
+            let stamp =
+                Stamp { device: 1, inode: 2, size: 3, mtime: (9, mtime), ctime: (9, ctime) };
+            is_settled(&stamp, Duration::new(9, ctime) + Duration::from_millis(age))
+        };
+        assert!(!settled(1, 2, 49) && settled(1, 2, 50));
+        assert!(settled(0, 2, 50), "a time that somebody set says nothing of the disk");
+        assert!(!settled(0, 0, 2999) && settled(0, 0, 3000), "whole seconds");
+        assert!(!settled(0, 70_000_000, 2999) && settled(0, 70_000_000, 3000), "FAT");
+        let ahead = Stamp { device: 1, inode: 2, size: 3, mtime: (9, 1), ctime: (9, 1) };
+        assert!(!is_settled(&ahead, Duration::from_secs(8)), "a clock that is ahead of ours");
+    }
 }
