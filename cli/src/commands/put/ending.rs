@@ -12,6 +12,9 @@ use crate::exit::Failure;
 /// Items of one request.
 const BATCH_ITEMS: usize = 1024;
 
+/// Bytes of names in one item: far below what its header may take.
+const LINK_NAMES_BYTES: usize = 1 << 20;
+
 /// Ends an upload whose files are all there.
 pub(super) fn finish(upload: &Upload) {
     if let Err(error) = links(upload).and_then(|()| folders(upload)) {
@@ -56,12 +59,28 @@ fn link_all(upload: &Upload, files: &[Linked]) -> anyhow::Result<()> {
         if is_linked {
             continue;
         }
-        let (stamp, names) = (file.stamp, file.names.iter().map(|name| name.dest.clone()));
-        let item = Item::Links { file: file.first.clone(), names: names.collect(), stamp };
-        encode(&item, &mut items);
-        sent.push(file.names[0].path.as_path());
+        for names in parts(&file.names) {
+            let (first, stamp) = (file.first.clone(), file.stamp);
+            let all = names.iter().map(|name| name.dest.clone()).collect();
+            encode(&Item::Links { file: first, names: all, stamp }, &mut items);
+            sent.push(names[0].path.as_path());
+        }
     }
     send(upload, items, &sent)
+}
+
+/// The names of a file in parts that fit into one item each.
+fn parts(names: &[Place]) -> Vec<&[Place]> {
+    let (mut parts, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (at, name) in names.iter().enumerate() {
+        if at > start && bytes + name.dest.len() > LINK_NAMES_BYTES {
+            parts.push(&names[start..at]);
+            (start, bytes) = (at, 0);
+        }
+        bytes += name.dest.len();
+    }
+    parts.push(&names[start..]);
+    parts
 }
 
 /// Of each file, whether all of its names stand for one that is as it was put.
@@ -131,4 +150,31 @@ fn send(upload: &Upload, items: Vec<u8>, sent: &[&Path]) -> anyhow::Result<()> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::api::wire::HEADER_BYTES_MAX;
+
+    #[test]
+    fn many_long_names_of_a_file_fit_into_items() {
+        let name = |n: usize| {
+            let dest = format!("{n}/{}", "long".repeat(1000)).into_bytes();
+            Place { source: 0, path: PathBuf::new(), dest }
+        };
+        let names: Vec<Place> = (0..3000).map(name).collect();
+        let mut all = Vec::new();
+        for part in parts(&names) {
+            let names: Vec<_> = part.iter().map(|name| name.dest.clone()).collect();
+            let mut item = Vec::new();
+            all.extend(names.clone());
+            encode(&Item::Links { file: b"first".to_vec(), names, stamp: None }, &mut item);
+            assert!(!part.is_empty() && item.len() < HEADER_BYTES_MAX);
+        }
+        assert!(all.iter().eq(names.iter().map(|name| &name.dest)), "each once, in order");
+        assert_eq!(parts(&names[..1]).len(), 1);
+    }
 }
