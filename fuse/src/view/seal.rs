@@ -48,11 +48,12 @@ impl Volume {
         if outcome.is_err() {
             self.around.budget.nudge();
         }
-        if outcome.is_ok() {
-            self.commit_sources();
-        }
         if let Ok(SealOutcome { head: Some(head), is_new: true }) = &outcome {
             (self.around.announce)(head.clone());
+        }
+        // After the announcement, which must not wait for it.
+        if outcome.is_ok() {
+            self.commit_sources();
         }
         outcome
     }

@@ -5,13 +5,13 @@
 //! is true only of a file whose inode and ctime in the volume are those the put ended with.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xorfs_store::{SourceRecord, SourceStamp, Sources, TreePath};
 
 use crate::error::FsError;
 use crate::view::inode::{Body, ROOT};
-use crate::view::overlay::Stop;
+use crate::view::overlay::{State, Stop};
 use crate::view::types::{InodeNo, Stat};
 use crate::view::volume::Volume;
 
@@ -66,7 +66,8 @@ impl Volume {
     ) -> Result<Option<InodeNo>, FsError> {
         let record = self.sources.as_ref().and_then(|log| log.find(path));
         let Some(record) = record.filter(|record| record.stamp == *stamp) else { return Ok(None) };
-        Ok(self.is_still(&record)?.map(|ino| InodeNo::new(self.slot, ino)))
+        let found = self.run(|state| is_still(state, &record))?;
+        Ok(found.map(|ino| InodeNo::new(self.slot, ino)))
     }
 
     /// Makes what is remembered crash-safe, and drops what files have gone of. Called when what
@@ -81,28 +82,17 @@ impl Volume {
         // Any share of them will do, as long as it is another one each time.
         let turn = u64::from(self.now().nanos / 1000);
         let seen = log.sources.slice(turn, RECORDS_CHECKED).unwrap_or_default();
+        // Directories may have been evicted here; sealing does not wait for the network to tell
+        // what became of an old record. Those that cannot be told are left for another time.
+        let held = self.around.reader.with_blocks(Arc::clone(&self.around.inventory) as _);
         let gone = |record: &SourceRecord| {
-            !records.contains_key(&record.path) && matches!(self.is_still(record), Ok(None))
+            let find = || self.run_through(&held, |state| is_still(state, record));
+            !records.contains_key(&record.path) && matches!(find(), Ok(None))
         };
         let gone: Vec<TreePath> = seen.into_iter().filter(gone).map(|record| record.path).collect();
         if let Err(error) = log.sources.commit(records.values(), &gone) {
             tracing::warn!(volume = %self.name, %error, "what was put will be read again");
         }
-    }
-
-    /// The file that a record is about, if nothing has changed it since.
-    fn is_still(&self, record: &SourceRecord) -> Result<Option<u64>, FsError> {
-        self.run(|state| {
-            let found = match state.walk(ROOT, &record.path) {
-                Ok(Some(ino)) => ino,
-                Ok(None) | Err(Stop::Fail(FsError::NotDirectory)) => return Ok(None),
-                Err(stop) => return Err(stop),
-            };
-            let inode = state.inode(found)?;
-            let same = matches!(&inode.body, Body::File(edit) if edit.size() == record.stamp.size)
-                && (found, inode.attr.ctime) == (record.ino, record.ctime);
-            Ok(same.then_some(found))
-        })
     }
 
     pub(super) fn remember_source(
@@ -116,4 +106,17 @@ impl Volume {
             log.note(SourceRecord { path, stamp: *stamp, ino, ctime });
         }
     }
+}
+
+/// The file that a record is about, if nothing has changed it since.
+fn is_still(state: &State, record: &SourceRecord) -> Result<Option<u64>, Stop> {
+    let found = match state.walk(ROOT, &record.path) {
+        Ok(Some(ino)) => ino,
+        Ok(None) | Err(Stop::Fail(FsError::NotDirectory)) => return Ok(None),
+        Err(stop) => return Err(stop),
+    };
+    let inode = state.inode(found)?;
+    let same = matches!(&inode.body, Body::File(edit) if edit.size() == record.stamp.size)
+        && (found, inode.attr.ctime) == (record.ino, record.ctime);
+    Ok(same.then_some(found))
 }

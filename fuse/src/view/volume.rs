@@ -203,6 +203,15 @@ impl Volume {
     /// Runs an operation under the lock, again after each miss.
     pub(super) fn run<T>(
         &self,
+        operation: impl FnMut(&mut State) -> Result<T, Stop>,
+    ) -> Result<T, FsError> {
+        self.run_through(&self.around.reader, operation)
+    }
+
+    /// As `run`, where names and extended attributes that are missed are read through `reader`.
+    pub(super) fn run_through<T>(
+        &self,
+        reader: &Reader,
         mut operation: impl FnMut(&mut State) -> Result<T, Stop>,
     ) -> Result<T, FsError> {
         let mut loaded = Vec::new();
@@ -225,7 +234,7 @@ impl Volume {
                     outcome = Err(error);
                     break;
                 }
-                Err(Stop::Miss(miss)) => self.fetch(*miss),
+                Err(Stop::Miss(miss)) => self.fetch(reader, *miss),
             };
             match fetched {
                 Ok(inodes) => loaded.extend(inodes),
@@ -288,8 +297,7 @@ impl Volume {
     }
 
     /// Reads what an operation missed. Returns the inodes that were added for it.
-    fn fetch(&self, miss: Miss) -> Result<Vec<u64>, FsError> {
-        let reader = &self.around.reader;
+    fn fetch(&self, reader: &Reader, miss: Miss) -> Result<Vec<u64>, FsError> {
         match miss {
             Miss::Name { directory, base, name } => {
                 let entry = reader.lookup(&base, &name)?;

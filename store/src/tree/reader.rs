@@ -41,8 +41,8 @@ type NodeKey = (BlockId, u32);
 /// Opens what a tree names. Shared by every reader of a store, so that they share the cache.
 pub struct Reader {
     blocks: Arc<dyn BlockStore>,
-    sealed: ByteCache<BlockId, Block>,
-    opened: ByteCache<NodeKey, Arc<dyn Any + Send + Sync>>,
+    sealed: Arc<ByteCache<BlockId, Block>>,
+    opened: Arc<ByteCache<NodeKey, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Reader {
@@ -51,9 +51,16 @@ impl Reader {
     pub fn new(blocks: Arc<dyn BlockStore>, cache_bytes: usize) -> Self {
         Self {
             blocks,
-            sealed: ByteCache::new(cache_bytes / 4 * 3),
-            opened: ByteCache::new(cache_bytes / 4),
+            sealed: Arc::new(ByteCache::new(cache_bytes / 4 * 3)),
+            opened: Arc::new(ByteCache::new(cache_bytes / 4)),
         }
+    }
+
+    /// A reader that shares this one's cache and reads other blocks: those that are held here,
+    /// where waiting for the network is out of the question.
+    pub fn with_blocks(&self, blocks: Arc<dyn BlockStore>) -> Self {
+        let (sealed, opened) = (Arc::clone(&self.sealed), Arc::clone(&self.opened));
+        Self { blocks, sealed, opened }
     }
 
     /// Drops what is cached, and with it the keys in what was opened.

@@ -21,6 +21,8 @@ pub(super) struct Faulty {
     inner: Arc<Memory>,
     pub(super) puts_left: AtomicU64,
     ledger_fails: AtomicBool,
+    /// Reads of blocks that are not there.
+    pub(super) misses: AtomicU64,
 }
 
 impl Faulty {
@@ -29,13 +31,16 @@ impl Faulty {
             inner: Arc::clone(inner),
             puts_left: AtomicU64::new(u64::MAX),
             ledger_fails: AtomicBool::new(false),
+            misses: AtomicU64::new(0),
         })
     }
 }
 
 impl BlockStore for Faulty {
     fn get(&self, id: &BlockId) -> Result<Block, ReadError> {
-        self.inner.get(id)
+        let found = self.inner.get(id);
+        self.misses.fetch_add(u64::from(found.is_err()), Ordering::Relaxed);
+        found
     }
 
     fn contains(&self, id: &BlockId) -> Result<bool, ReadError> {
