@@ -67,6 +67,12 @@ async fn forward(body: Body, sender: mpsc::Sender<Part>) {
 }
 
 impl BodyReader {
+    /// A body that has all arrived.
+    #[cfg(test)]
+    pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
+        Self { parts: mpsc::channel(1).1, current: bytes.into(), ended: true }
+    }
+
     /// Whether there is nothing left.
     ///
     /// # Errors

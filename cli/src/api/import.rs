@@ -34,12 +34,8 @@ pub(crate) async fn import(
     body: Body,
 ) -> Result<Json<ImportReply>, ApiError> {
     let work = |daemon: &Daemon, body| {
-        let (view, temporaries) = (daemon.view(), daemon.temporaries());
-        let parents = Parents { view, last: None };
-        let mut importer =
-            Importer { view, temporaries, body, parents, reply: ImportReply::default() };
-        importer.run()?;
-        Ok(Json(importer.reply))
+        let importer = Importer::new(daemon.view(), daemon.temporaries(), body);
+        Ok(Json(importer.run()?))
     };
     receive(daemon, body, work).await
 }
@@ -81,8 +77,13 @@ struct Parents<'a> {
     last: Option<(Vec<u8>, Held<'a>)>,
 }
 
-impl Importer<'_> {
-    fn run(&mut self) -> anyhow::Result<()> {
+impl<'a> Importer<'a> {
+    fn new(view: &'a View, temporaries: &'a Temporaries, body: BodyReader) -> Self {
+        let parents = Parents { view, last: None };
+        Self { view, temporaries, body, parents, reply: ImportReply::default() }
+    }
+
+    fn run(mut self) -> anyhow::Result<ImportReply> {
         let mut number = 0;
         while !self.body.is_at_end()? {
             let item = self.next_item()?;
@@ -97,7 +98,7 @@ impl Importer<'_> {
             }
             number += 1;
         }
-        Ok(())
+        Ok(self.reply)
     }
 
     fn next_item(&mut self) -> Result<Item, Failure> {
@@ -182,13 +183,23 @@ impl Importer<'_> {
         names: &[Vec<u8>],
         stamp: Option<&SourceStamp>,
     ) -> anyhow::Result<()> {
-        let file = Held::resolve(self.view, file)?;
+        let path = file;
+        let file = Held::resolve(self.view, path)?;
+        // The file may have been put long ago, and a mount may have written to it since. It is
+        // the source's only if nothing but the links themselves changes it until all are made.
+        let mut known = None;
+        if let Some(stamp) = stamp
+            && self.view.unchanged(&[(path, *stamp)])? == [Some(file.ino())]
+        {
+            known = Some((stamp, file.stat.ctime));
+        }
         for path in names {
             let (parent, name) = self.parents.of(path)?;
-            self.view.import_link(file.ino(), parent, name).map_err(told)?;
+            let (before, after) = self.view.import_link(file.ino(), parent, name).map_err(told)?;
+            known = known.filter(|(_, ctime)| *ctime == before).map(|(stamp, _)| (stamp, after));
         }
-        if let Some(stamp) = stamp {
-            self.view.remember_links(file.ino(), stamp)?;
+        if let Some((stamp, ctime)) = known {
+            self.view.remember_links(file.ino(), stamp, ctime)?;
         }
         Ok(())
     }
@@ -221,4 +232,44 @@ impl Parents<'_> {
 
 fn is_full(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<FsError>(), Some(FsError::NoSpace))
+}
+
+#[cfg(test)]
+mod tests {
+    use xorfs_fuse::SetAttr;
+
+    use super::*;
+    use crate::api::incoming::tests::view;
+    use crate::api::wire::encode;
+
+    fn import(view: &View, items: &[Item]) {
+        let (temporaries, mut body) = (Temporaries::new("a"), Vec::new());
+        items.iter().for_each(|item| encode(item, &mut body));
+        let reply = Importer::new(view, &temporaries, BodyReader::whole(body)).run().unwrap();
+        assert!(reply.problems.is_empty(), "{:?}", reply.problems);
+    }
+
+    #[test]
+    fn names_of_a_file_that_a_mount_wrote_to_are_not_called_unchanged() {
+        let view = view();
+        let stamp = Stamp { device: 1, inode: 2, size: 0, mtime: (3, 4), ctime: (5, 6) };
+        for written in [false, true] {
+            let (file, name) = (format!("main/{written}"), format!("main/{written}-too"));
+            let (path, meta, stamp) = (file.clone().into_bytes(), Meta::default(), Some(stamp));
+            import(&view, &[Item::File { path, meta, size: 0, stamp }, Item::End]);
+            if written {
+                let held = Held::resolve(&view, file.as_bytes()).unwrap();
+                view.write(held.ino(), 0, b"by a mount").unwrap();
+                let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+                view.set_attr(held.ino(), &cut).unwrap();
+            }
+            let names = vec![name.clone().into_bytes()];
+            import(&view, &[Item::Links { file: file.clone().into_bytes(), names, stamp }]);
+            for path in [&file, &name] {
+                let stamp = stamp.map(SourceStamp::from).unwrap();
+                let found = view.unchanged(&[(path.as_bytes(), stamp)]).unwrap();
+                assert_eq!(found[0].is_none(), written, "{path}");
+            }
+        }
+    }
 }

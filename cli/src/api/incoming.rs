@@ -2,8 +2,9 @@
 //!
 //! A small one is gathered and appears in one step. A larger one is written under a temporary
 //! name in the top of its volume and takes its own name when it is complete; whatever ends it
-//! before removes the temporary. What a node that was killed left behind has the name of another
-//! run, and goes before the next file of that volume is written.
+//! before removes the temporary. What a node that was killed left behind has the name of this node
+//! and of another run, and goes before the next file of that volume is written; the temporaries of
+//! another machine that writes the volume are left alone.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,45 +25,58 @@ const TEMPORARY_PREFIX: &str = ".xorfs-put-";
 /// Bytes of a file that are gathered before it gets a temporary name: one change of a volume.
 const GATHERED_BYTES_MAX: u64 = 1 << 20;
 
+/// Runs of a file that are gathered before: each takes memory beside its bytes.
+const GATHERED_RUNS_MAX: usize = 1024;
+
 /// The temporary names of one run of a node.
 #[derive(Debug)]
 pub(crate) struct Temporaries {
-    /// Tells the names of this run from those of others.
+    /// Tells the names of this node from those of others.
+    node: String,
+    /// Tells the names of this run from those of the node's others.
     run: String,
     next: AtomicU64,
-    /// Volumes in which nothing of other runs is left.
+    /// Volumes in which nothing of other runs is left, or somebody is removing it.
     cleaned: Mutex<HashSet<Vec<u8>>>,
 }
 
-impl Default for Temporaries {
-    fn default() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        let run = format!("{TEMPORARY_PREFIX}{now:x}-{:x}-", std::process::id());
-        Self { run, next: AtomicU64::new(0), cleaned: Mutex::default() }
-    }
-}
-
 impl Temporaries {
+    /// The names of a run that begins now, of the node with this id.
+    pub(crate) fn new(node: &str) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let node = format!("{TEMPORARY_PREFIX}{node}-");
+        let run = format!("{node}{now:x}-{:x}-", std::process::id());
+        Self { node, run, next: AtomicU64::new(0), cleaned: Mutex::default() }
+    }
+
     fn name(&self) -> Vec<u8> {
         format!("{}{:x}", self.run, self.next.fetch_add(1, Ordering::Relaxed)).into_bytes()
     }
 
     /// Removes what earlier runs left in the top of a volume, the first time that it is asked.
     fn clean(&self, view: &View, volume: &[u8]) -> anyhow::Result<()> {
-        let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
-        if cleaned.contains(volume) {
+        let cleaned = || self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
+        if !cleaned().insert(volume.to_vec()) {
             return Ok(());
         }
+        // Not under the lock: a long listing would hold up every other file.
+        let removed = self.remove_left(view, volume);
+        if removed.is_err() {
+            cleaned().remove(volume);
+        }
+        removed
+    }
+
+    fn remove_left(&self, view: &View, volume: &[u8]) -> anyhow::Result<()> {
         let top = Held::resolve(view, volume)?;
         for entry in view.list(top.ino())? {
-            let is_left = entry.name.starts_with(TEMPORARY_PREFIX.as_bytes())
+            let is_left = entry.name.starts_with(self.node.as_bytes())
                 && !entry.name.starts_with(self.run.as_bytes());
             if is_left && entry.stat.kind == Kind::File {
                 tracing::info!("removing what an interrupted put left");
                 view.unlink(top.ino(), &entry.name)?;
             }
         }
-        cleaned.insert(volume.to_vec());
         Ok(())
     }
 }
@@ -102,9 +116,14 @@ impl<'a> Incoming<'a> {
     /// Takes the next run.
     pub(crate) fn write(&mut self, offset: u64, bytes: Bytes) -> anyhow::Result<()> {
         let length = bytes.len() as u64;
+        if length == 0 {
+            return Err(Failure::usage("an empty run of a file").into());
+        }
         let end = offset.checked_add(length).filter(|_| offset >= self.end);
         self.end = end.ok_or_else(|| Failure::usage("runs of a file that overlap"))?;
-        if self.spilled.is_none() && self.gathered_bytes + length <= GATHERED_BYTES_MAX {
+        let fits = self.gathered_bytes + length <= GATHERED_BYTES_MAX
+            && self.gathered.len() < GATHERED_RUNS_MAX;
+        if self.spilled.is_none() && fits {
             self.gathered_bytes += length;
             self.gathered.push((offset, bytes));
             return Ok(());
@@ -174,7 +193,7 @@ pub(crate) fn told(error: FsError) -> anyhow::Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use xorfs_fuse::ViewConfig;
@@ -183,7 +202,8 @@ mod tests {
     use super::*;
     use crate::api::types::Attributes;
 
-    fn view() -> Arc<View> {
+    /// A view with an empty volume, `main`.
+    pub(crate) fn view() -> Arc<View> {
         let store = Arc::new(Memory::new());
         let (blocks, inventory, ledger) = (Arc::clone(&store), Arc::clone(&store), store);
         let announce = Arc::new(|_| {});
@@ -200,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_long_file_appears_when_it_is_complete_and_leaves_nothing_before() {
-        let (view, temporaries) = (view(), Temporaries::default());
+        let (view, temporaries) = (view(), Temporaries::new("a"));
         let top = Held::resolve(&view, b"main").unwrap();
         let begin = || {
             let mut file = Incoming::new(&view, &temporaries, b"main/long");
@@ -219,19 +239,27 @@ mod tests {
         let mut file = Incoming::new(&view, &temporaries, b"main/bad");
         file.write(10, vec![1].into()).unwrap();
         assert!(file.write(5, vec![1].into()).is_err(), "runs are in order");
+        assert!(file.write(20, Bytes::new()).is_err(), "a run has bytes");
+        let mut file = Incoming::new(&view, &temporaries, b"main/runs");
+        for run in 0..2000 {
+            file.write(run * 2, vec![1].into()).unwrap();
+        }
+        assert!(file.gathered.len() <= GATHERED_RUNS_MAX);
     }
 
     #[test]
     fn what_another_run_left_goes_and_nothing_else() {
         let view = view();
-        let (before, now) = (Temporaries::default(), Temporaries::default());
+        let (before, now) = (Temporaries::new("a"), Temporaries::new("a"));
+        let elsewhere = Temporaries::new("another").name();
         let top = Held::resolve(&view, b"main").unwrap();
-        for name in [before.name(), now.name(), b"kept".to_vec()] {
+        let users = b".xorfs-put-a".to_vec();
+        for name in [before.name(), now.name(), elsewhere.clone(), users.clone()] {
             let made = view.make_node(top.ino(), &name, Kind::File, 0, Owner::default());
             drop(Held::new(&view, made.unwrap()));
         }
         drop(Incoming::new(&view, &now, b"main/file"));
         let left = names(&view);
-        assert!(left.len() == 2 && left.contains(&b"kept".to_vec()), "{left:?}");
+        assert!(left.len() == 3 && left.contains(&elsewhere) && left.contains(&users), "{left:?}");
     }
 }

@@ -68,7 +68,13 @@ impl View {
     }
 
     /// Gives a file the further name `name`, in place of whatever is there but a directory.
-    pub fn import_link(&self, file: InodeNo, parent: InodeNo, name: &[u8]) -> Result<(), FsError> {
+    /// Returns the file's ctime before and after.
+    pub fn import_link(
+        &self,
+        file: InodeNo,
+        parent: InodeNo,
+        name: &[u8],
+    ) -> Result<(Timestamp, Timestamp), FsError> {
         let (volume, file) = self.changing(file)?;
         if parent.slot() != volume.slot {
             return Err(FsError::CrossVolume);
@@ -77,9 +83,16 @@ impl View {
     }
 
     /// Remembers every name of a file for `unchanged`: each further name changes the file.
-    pub fn remember_links(&self, file: InodeNo, stamp: &SourceStamp) -> Result<(), FsError> {
+    /// `ctime` is what the last link left; where anything has changed the file since, its
+    /// content may not be the source's any more, and nothing is remembered.
+    pub fn remember_links(
+        &self,
+        file: InodeNo,
+        stamp: &SourceStamp,
+        ctime: Timestamp,
+    ) -> Result<(), FsError> {
         let (volume, file) = self.changing(file)?;
-        volume.remember_links(file, stamp)
+        volume.remember_links(file, stamp, ctime)
     }
 
     /// For each path, which starts with a volume's name, the inode of the file there if it still
@@ -225,15 +238,21 @@ impl Volume {
         })
     }
 
-    pub(super) fn import_link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<(), FsError> {
+    pub(super) fn import_link(
+        &self,
+        ino: u64,
+        parent: u64,
+        name: &[u8],
+    ) -> Result<(Timestamp, Timestamp), FsError> {
         self.check_writable()?;
         check_name(name)?;
         self.wait_for_room(0)?;
         let time = self.now();
         self.run(|state| {
             let target = self.replaceable(state, parent, name)?;
+            let before = state.inode(ino)?.attr.ctime;
             if target == Some(ino) {
-                return Ok(());
+                return Ok((before, before));
             }
             state.require_linkable(ino)?;
             let name = name.to_vec();
@@ -241,18 +260,25 @@ impl Volume {
                 state.commit(Action::Remove { parent, name: name.clone(), ino, time });
             }
             state.commit(Action::Link { ino, parent, name, time });
-            Ok(())
+            Ok((before, state.inode(ino)?.attr.ctime))
         })
     }
 
-    pub(super) fn remember_links(&self, ino: u64, stamp: &SourceStamp) -> Result<(), FsError> {
+    pub(super) fn remember_links(
+        &self,
+        ino: u64,
+        stamp: &SourceStamp,
+        ctime: Timestamp,
+    ) -> Result<(), FsError> {
         let (stat, paths) = self.run(|state| {
             state.require_names(ino)?;
             let inode = state.inode(ino)?;
             let path = |of: &NameOf| state.path_in(of.parent, &of.name);
             Ok((inode.stat(self.slot), inode.names.iter().map(path).collect::<Vec<_>>()))
         })?;
-        paths.into_iter().for_each(|path| self.remember_source(path, Some(stamp), &stat));
+        if stat.ctime == ctime {
+            paths.into_iter().for_each(|path| self.remember_source(path, Some(stamp), &stat));
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use xorfs_store::{SourceStamp, Table, XattrMap};
 
+use super::faults::Faulty;
 use super::*;
 use crate::view::types::{Import, ImportBody};
 
@@ -152,28 +153,64 @@ fn all_names_of_a_file_are_unchanged_together() {
     view.import(top(&view), b"a", &file(&[(0, b"abc")], 3), Some(&same)).unwrap();
     put(&view, "main/b", b"in the way");
     let ino = find(&view, "main/a").unwrap().ino;
-    view.import_link(ino, top(&view), b"b").unwrap();
-    view.import_link(ino, top(&view), b"c").unwrap();
+    let first = view.import_link(ino, top(&view), b"b").unwrap();
+    let second = view.import_link(ino, top(&view), b"c").unwrap();
+    assert_eq!(first.1, second.0, "nothing else changed it");
     assert!(!is_unchanged(&view, "main/a", same), "a link changes the file");
-    view.remember_links(ino, &same).unwrap();
+    view.remember_links(ino, &same, second.0).unwrap();
+    assert!(!is_unchanged(&view, "main/a", same), "something changed it since");
+    view.remember_links(ino, &same, second.1).unwrap();
     view.seal().unwrap();
     let asked = [(&b"main/a"[..], same), (b"main/b", same), (b"main/c", same)];
     assert_eq!(view.unchanged(&asked).unwrap(), [Some(ino); 3]);
     assert_eq!(view.stat(ino).unwrap().nlink, 3);
 }
 
+/// Settings whose clock has another share of the records looked at each time.
+fn with_micros() -> ViewConfig {
+    let ticks = AtomicU64::new(0);
+    let clock = move || {
+        let micros = ticks.fetch_add(1, Ordering::Relaxed) as u32;
+        Timestamp { seconds: 1, nanos: micros * 1000 }
+    };
+    ViewConfig { clock: Arc::new(clock), ..quiet() }
+}
+
+#[test]
+fn sealing_does_not_ask_others_what_became_of_older_files() {
+    let store = Arc::new(Memory::new());
+    let view = open_with(&store, with_micros());
+    let dir = make(&view, "main/dir", Kind::Directory).ino;
+    for n in 0..300_u64 {
+        let name = n.to_string();
+        view.import(dir, name.as_bytes(), &file(&[], 0), Some(&stamp(n, 0))).unwrap();
+    }
+    view.seal().unwrap();
+    let older = store.ids(None, 1000).unwrap();
+    put(&view, "main/file", b"newer");
+    view.seal().unwrap();
+    drop(view);
+    // The directory was evicted; others may have it.
+    older.iter().for_each(|id| store.remove(id).unwrap());
+    let everywhere = Faulty::new(&store);
+    let blocks = Arc::clone(&everywhere) as Arc<dyn BlockStore>;
+    let (inventory, ledger) = (Arc::clone(&store), Arc::clone(&store));
+    let view = View::new(with_micros(), blocks, inventory, ledger, Arc::new(|_: Head| {}));
+    view.add_volume("main", &Access::Owner(secret())).unwrap();
+    for n in 0..100 {
+        let newer = file(&[(0, b"again")], 5);
+        view.import(top(&view), b"file", &newer, Some(&stamp(n, 5))).unwrap();
+        view.seal().unwrap();
+    }
+    assert_eq!(everywhere.misses.load(Ordering::Relaxed), 0);
+    let kept = store.scan(Table::Sources, &[]).unwrap().len();
+    assert_eq!(kept, 301, "what cannot be told is left");
+}
+
 #[test]
 fn records_of_files_that_have_gone_are_dropped() {
     let store = Arc::new(Memory::new());
-    let view = open_with(&store, {
-        // Another share of the records is looked at each time.
-        let ticks = AtomicU64::new(0);
-        let clock = move || {
-            let micros = ticks.fetch_add(1, Ordering::Relaxed) as u32;
-            Timestamp { seconds: 1, nanos: micros * 1000 }
-        };
-        ViewConfig { clock: Arc::new(clock), ..quiet() }
-    });
+    let view = open_with(&store, with_micros());
     let count = || store.scan(Table::Sources, &[]).unwrap().len();
     for n in 0..40_u64 {
         let name = format!("gone-{n}");
