@@ -169,8 +169,11 @@ fn a_pin_keeps_what_others_wrote() {
     let live = cluster.nodes[0].xorfs(&["volume", "share", "main"]).ok().text().to_owned();
 
     let reader = &cluster.nodes[1];
+    // What was only cached until then is pinned when the command says so, not later.
+    reader.xorfs(&["get", &link, text(&work.join("cached"))]).ok();
     let said = reader.xorfs(&["pin", &link]).ok();
     assert!(said.text().contains("is kept"), "{}", said.text());
+    assert!(space(reader, "pinned_bytes") >= 6 << 20);
     let pins = json(reader, &["pin"]);
     let rows = pins.as_array().expect("rows");
     assert!(rows.iter().any(|row| row["volume"] == true && row["own"] == true), "{pins}");

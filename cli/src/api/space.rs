@@ -16,7 +16,7 @@ use crate::daemon::pins::Pinned;
 use crate::exit::Failure;
 
 pub(crate) async fn pins(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<PinRow>>, ApiError> {
-    Ok(Json(daemon.pins()?))
+    Ok(Json(blocking(move || daemon.pins()).await?))
 }
 
 /// Pins, and answers in lines while what is not here is fetched.

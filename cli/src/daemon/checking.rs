@@ -9,14 +9,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use xorfs_store::check::{Check, NamedRoot, Progress, Report, check};
 use xorfs_store::gc::{Root, Strength};
-use xorfs_store::{Access, BlockStore, Class, Inventory, Journal, Purpose, stored_head};
+use xorfs_store::{
+    Access, BlockId, BlockStore, Class, Inventory, Journal, Purpose, WriteError, stored_head,
+};
 
 use crate::api::types::{BadRow, CheckReply, JobProgress, NeedingRow};
 use crate::daemon::Daemon;
 use crate::exit::Failure;
 
-/// Bad blocks that are fetched again at one look of the background.
-const MEND_AT_ONCE: usize = 64;
+/// Bad blocks that are fetched again at one look of the background. Each that nobody has takes a
+/// fetch up to its deadline, and collections wait behind it.
+const MEND_AT_ONCE: usize = 8;
 
 impl Daemon {
     /// Checks every block and every tree, and with `repair` mends what can be mended.
@@ -80,15 +83,29 @@ impl Daemon {
         Ok(dropped)
     }
 
-    /// Fetches some of the blocks again that were set aside; how many came.
-    pub(crate) fn mend(&self) -> anyhow::Result<usize> {
+    /// Fetches some of the blocks again that were set aside, those behind `after`, and moves it
+    /// on; how many came.
+    pub(crate) fn mend(&self, after: &mut Option<BlockId>) -> anyhow::Result<usize> {
         let source = self.replicated();
         let mut mended = 0;
-        for bad in self.local.bad(None, MEND_AT_ONCE)? {
+        let some = self.local.bad(after.as_ref(), MEND_AT_ONCE)?;
+        if some.len() < MEND_AT_ONCE {
+            *after = None;
+        }
+        for bad in &some {
+            if self.stop.is_cancelled() {
+                break;
+            }
+            if some.len() == MEND_AT_ONCE {
+                *after = Some(bad.id);
+            }
             // Where nobody has it, it stays set aside until somebody does.
             let Ok(block) = source.get(&bad.id) else { continue };
-            self.local.put(&block, Purpose::Cache)?;
-            mended += 1;
+            match self.local.put(&block, Purpose::Cache) {
+                Ok(()) => mended += 1,
+                Err(WriteError::Full { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(mended)
     }
@@ -96,8 +113,14 @@ impl Daemon {
     /// Volumes that this home can open, also those that it could not so far, and pins.
     fn named_roots(&self) -> anyhow::Result<Vec<NamedRoot>> {
         let mut roots = Vec::new();
+        let shown = self.view.volumes();
         for (name, access, pinned) in self.volumes.known()? {
-            let Some(head) = stored_head(&*self.local, access.volume())? else { continue };
+            // The head that this home goes on from, as for a collection: a newer one that others
+            // wrote need not be here.
+            let id = access.volume();
+            let head = shown.iter().find(|row| row.id == id).and_then(|row| row.head.clone());
+            let head = head.map_or_else(|| stored_head(&*self.local, id), |head| Ok(Some(head)))?;
+            let Some(head) = head else { continue };
             let strength = if pinned { Strength::Pinned } else { Strength::Kept };
             let root = Root::Volume { head: Box::new(head), key: access.read_key(), strength };
             roots.push(NamedRoot { name: format!("{name}:"), root });

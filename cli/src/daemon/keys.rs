@@ -5,6 +5,7 @@
 //! `Failure` that says what to do. Invariant: memory changes only after the file did.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xorfs_store::{
@@ -24,6 +25,8 @@ enum State {
 /// The keyring.
 pub(super) struct Keys {
     state: Mutex<State>,
+    /// What `state` says, for those who must not wait while the keyring is written to disk.
+    is_locked: AtomicBool,
     /// Held while a passphrase is looked at, which takes much memory, and taken before `state`.
     guessing: Mutex<()>,
     file: PathBuf,
@@ -46,12 +49,14 @@ impl Keys {
             }
             (StoredKeyring::Sealed(sealed), None) => State::Locked(sealed),
         };
-        Ok(Self { state: Mutex::new(state), guessing: Mutex::new(()), file: file.to_owned() })
+        let is_locked = AtomicBool::new(matches!(state, State::Locked(_)));
+        let (state, guessing) = (Mutex::new(state), Mutex::new(()));
+        Ok(Self { state, is_locked, guessing, file: file.to_owned() })
     }
 
-    /// Whether the keys are out of reach.
+    /// Whether the keys are out of reach. Waits for nobody.
     pub(super) fn is_locked(&self) -> bool {
-        matches!(*self.lock_state(), State::Locked(_))
+        self.is_locked.load(Ordering::Acquire)
     }
 
     /// Whether the file is sealed under a passphrase.
@@ -94,7 +99,7 @@ impl Keys {
             State::Locked(sealed) => sealed.clone(),
         };
         let keyring = sealed.unlock(passphrase)?;
-        *self.lock_state() = State::Open(keyring);
+        self.enter(&mut self.lock_state(), State::Open(keyring));
         Ok(true)
     }
 
@@ -106,7 +111,7 @@ impl Keys {
         let text = "the keyring has no passphrase, so locking it would keep nobody out; set one \
                     with `xorfs passphrase`";
         let sealed = keyring.lock()?.ok_or_else(|| Failure::refused(text))?;
-        *state = State::Locked(sealed);
+        self.enter(&mut state, State::Locked(sealed));
         Ok(true)
     }
 
@@ -140,11 +145,17 @@ impl Keys {
         }
         keyring.seal_as(&fresh);
         keyring.save(&self.file)?;
-        *state = match (was_locked.is_some(), keyring.lock()?) {
+        let next = match (was_locked.is_some(), keyring.lock()?) {
             (true, Some(sealed)) => State::Locked(sealed),
             _ => State::Open(keyring),
         };
+        self.enter(&mut state, next);
         Ok(())
+    }
+
+    fn enter(&self, state: &mut State, next: State) {
+        self.is_locked.store(matches!(next, State::Locked(_)), Ordering::Release);
+        *state = next;
     }
 
     fn lock_state(&self) -> MutexGuard<'_, State> {

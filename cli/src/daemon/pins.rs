@@ -2,7 +2,7 @@
 //!
 //! A pin is in the keyring first and fetched after that, so an interrupted one goes on with the
 //! next look, and a collection never takes what was fetched for it. Blocks that were here before
-//! become pinned with the next collection, which every change of pins asks for.
+//! are read and pinned as well, so that what is reported whole is, and is never evicted.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use anyhow::Context;
 use xorfs_net::Replicated;
 use xorfs_store::gc::{Root, Strength};
 use xorfs_store::{
-    Access, Attr, BlockId, BlockStore, Entry, Link, Local, Node, Purpose, Reader, TreeLink, Xattrs,
-    stored_head,
+    Access, Attr, BlockId, BlockStore, Class, Entry, Inventory, Link, Local, Node, Purpose,
+    ReadError, Reader, TreeLink, Xattrs, stored_head,
 };
 
 use crate::api::types::{JobProgress, PinReply, PinRow};
@@ -106,8 +106,6 @@ impl Daemon {
         what: &Pinned,
         report: impl FnMut(JobProgress) -> Result<(), Failure>,
     ) -> anyhow::Result<PinReply> {
-        // Before anything is fetched, so that no collection takes it again.
-        let _guard = self.local.guard();
         let fetch = Fetch {
             local: &self.local,
             blocks: self.replicated(),
@@ -163,15 +161,29 @@ impl<R: FnMut(JobProgress) -> Result<(), Failure>> Fetch<'_, R> {
         Ok(())
     }
 
-    /// Fetches what is not here. What is, is not read: the next collection pins it.
+    /// Fetches what is not here, and pins what is. A guard for each few blocks is enough, because
+    /// what was put is pinned below a root; one for the whole walk would keep all garbage from
+    /// being collected for as long as that takes.
     fn keep(&mut self, ids: &[BlockId]) -> anyhow::Result<()> {
+        let _guard = self.local.guard();
         let fresh: Vec<_> = ids.iter().filter(|id| self.seen.insert(**id)).copied().collect();
-        let mut absent = Vec::new();
+        let (mut cached, mut absent) = (Vec::new(), Vec::new());
         for id in &fresh {
             self.reply.blocks += 1;
-            if !self.local.renew(id)? {
-                absent.push(*id);
+            match self.local.class(id)? {
+                Some(Class::Pinned) if self.local.renew(id)? => {}
+                Some(_) => cached.push(*id),
+                None => absent.push(*id),
             }
+        }
+        for id in cached {
+            match self.local.get(&id) {
+                Ok(block) => self.local.put(&block, Purpose::Pin)?,
+                // It is set aside now, or was evicted just before.
+                Err(ReadError::Missing { .. } | ReadError::Corrupt { .. }) => absent.push(id),
+                Err(error) => return Err(error.into()),
+            }
+            self.tell()?;
         }
         for (at, id) in absent.iter().enumerate() {
             if at % AHEAD == 0 {

@@ -1,14 +1,16 @@
 //! What a daemon does by itself about its store: collecting garbage when it pays, fetching what
 //! is pinned and not here, and fetching again what was found to be damaged.
 //!
-//! One task, one look every few seconds, at nothing that costs anything. A failure is logged and
-//! tried again later; nobody waits for it. While the keyring is locked damage is mended and nothing else.
+//! Two tasks, one look each every few seconds, at nothing that costs anything: a pin may take
+//! hours to fetch, and collections go on meanwhile. A failure is logged and tried again later;
+//! nobody waits for it. While the keyring is locked damage is mended and nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use xorfs_store::{Inventory, Link};
+use tokio::sync::Notify;
+use xorfs_store::{BlockId, Inventory, Link};
 
 use crate::daemon::Daemon;
 use crate::daemon::collector::Pace;
@@ -36,23 +38,35 @@ struct Tending {
     /// The volumes' versions at the last look, and since when they are so.
     versions: Vec<u64>,
     still_since: Instant,
-    pins: Pins,
     next_mending: Instant,
+    /// The bad block that was looked at last; mending goes on behind it.
+    mended_up_to: Option<BlockId>,
 }
 
-/// Starts the task. It ends with the daemon.
+/// Starts the tasks. They end with the daemon.
 pub(super) fn spawn(daemon: &Arc<Daemon>, gc_interval: Duration) {
-    let (stop, wake) = (daemon.stop.clone(), Arc::clone(&daemon.wake_collector));
-    let weak = Arc::downgrade(daemon);
+    let now = Instant::now();
+    let tending = Tending {
+        pace: Pace::new(gc_interval, now),
+        versions: Vec::new(),
+        still_since: now,
+        next_mending: now,
+        mended_up_to: None,
+    };
+    let wake = Arc::clone(&daemon.wake_collector);
+    spawn_looks(daemon, wake, tending, Tending::look);
+    spawn_looks(daemon, Arc::default(), Pins::default(), |pins, daemon, _| pins.look(daemon));
+}
+
+/// Looks every few seconds, and when woken, with what the looks before remembered.
+fn spawn_looks<T: Send + 'static>(
+    daemon: &Arc<Daemon>,
+    wake: Arc<Notify>,
+    mut state: T,
+    look: fn(&mut T, &Daemon, bool),
+) {
+    let (stop, weak) = (daemon.stop.clone(), Arc::downgrade(daemon));
     daemon.tasks.spawn(async move {
-        let now = Instant::now();
-        let mut tending = Tending {
-            pace: Pace::new(gc_interval, now),
-            versions: Vec::new(),
-            still_since: now,
-            pins: Pins::default(),
-            next_mending: now,
-        };
         loop {
             let asked = tokio::select! {
                 () = stop.cancelled() => return,
@@ -60,14 +74,14 @@ pub(super) fn spawn(daemon: &Arc<Daemon>, gc_interval: Duration) {
                 () = tokio::time::sleep(LOOK) => false,
             };
             let weak = Weak::clone(&weak);
-            let look = tokio::task::spawn_blocking(move || {
+            let looked = tokio::task::spawn_blocking(move || {
                 if let Some(daemon) = weak.upgrade() {
-                    tending.look(&daemon, asked);
+                    look(&mut state, &daemon, asked);
                 }
-                tending
+                state
             });
-            match look.await {
-                Ok(back) => tending = back,
+            match looked.await {
+                Ok(back) => state = back,
                 Err(error) => {
                     tracing::error!(%error, "the store is not tended any more");
                     return;
@@ -80,10 +94,13 @@ pub(super) fn spawn(daemon: &Arc<Daemon>, gc_interval: Duration) {
 impl Tending {
     fn look(&mut self, daemon: &Daemon, asked: bool) {
         let now = Instant::now();
-        self.mend(daemon, now);
-        if daemon.is_locked() {
-            return;
+        if !daemon.is_locked() {
+            self.collect(daemon, now, asked);
         }
+        self.mend(daemon, now);
+    }
+
+    fn collect(&mut self, daemon: &Daemon, now: Instant, asked: bool) {
         let volumes = daemon.volumes();
         let versions: Vec<u64> = volumes.iter().map(|volume| volume.sequence).collect();
         let is_clean = volumes.iter().all(|volume| volume.sealed || volume.open_error.is_some());
@@ -92,7 +109,6 @@ impl Tending {
             self.still_since = now;
         }
         let idle = now >= self.still_since + IDLE;
-        self.pins.look(daemon, now);
         let is_full = volumes.iter().any(|volume| volume.seal_error.is_some());
         let short = is_full || is_short(&*daemon.local);
         if !asked && !self.pace.is_due(now, &versions, idle, short) {
@@ -111,18 +127,20 @@ impl Tending {
             }
         }
     }
-}
 
-impl Tending {
     /// Fetches blocks again that were set aside. Needs no key.
     fn mend(&mut self, daemon: &Daemon, now: Instant) {
         if now < self.next_mending || daemon.local.usage().bad_blocks == 0 {
             return;
         }
         self.next_mending = now + MEND_PAUSE;
-        match daemon.mend() {
+        match daemon.mend(&mut self.mended_up_to) {
             Ok(0) => {}
-            Ok(blocks) => tracing::info!(blocks, "fetched damaged blocks again"),
+            Ok(blocks) => {
+                tracing::info!(blocks, "fetched damaged blocks again");
+                // While they come, there is no need to wait.
+                self.next_mending = now;
+            }
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::warn!(%error, "could not mend damaged blocks");
@@ -141,16 +159,27 @@ fn is_short(inventory: &dyn Inventory) -> bool {
 struct Pins {
     /// What was fetched whole: a volume at a version, or a tree, which has none.
     whole: BTreeMap<String, u64>,
+    /// Damaged blocks at the last look: one more may be of what was fetched whole.
+    bad_blocks: u64,
     next: Option<Instant>,
 }
 
 impl Pins {
-    fn look(&mut self, daemon: &Daemon, now: Instant) {
+    fn look(&mut self, daemon: &Daemon) {
+        let now = Instant::now();
+        let bad_blocks = daemon.local.usage().bad_blocks;
+        if bad_blocks > self.bad_blocks {
+            self.whole.clear();
+        }
+        self.bad_blocks = bad_blocks;
         if self.next.is_some_and(|next| now < next) {
             return;
         }
         let Ok(pins) = wanted(daemon) else { return };
         for (key, version, what) in pins {
+            if daemon.stop.is_cancelled() {
+                return;
+            }
             if self.whole.get(&key) == Some(&version) {
                 continue;
             }
@@ -167,7 +196,7 @@ impl Pins {
                 Err(error) => {
                     let error = format!("{error:#}");
                     tracing::warn!(%error, "what is pinned is not all here yet");
-                    self.next = Some(now + PIN_RETRY);
+                    self.next = Some(Instant::now() + PIN_RETRY);
                 }
             }
         }
