@@ -176,11 +176,15 @@ fn read_all(
     }
 }
 
-/// Fetches a block and keeps it; whether it could be fetched.
+/// Fetches a block and keeps it; whether it could be fetched and there was room.
 fn fetch(check: &Check<'_>, id: &BlockId, purpose: Purpose) -> Result<bool, CheckError> {
     let Ok(block) = check.source.get(id) else { return Ok(false) };
-    check.store.put(&block, purpose)?;
-    Ok(true)
+    match check.store.put(&block, purpose) {
+        Ok(()) => Ok(true),
+        // The rest is still to be looked at, and another block may fit.
+        Err(WriteError::Full { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 struct Walk<'a> {

@@ -96,7 +96,7 @@ pub struct Local {
     flushing: Mutex<()>,
     counters: Arc<Mutex<Counters>>,
     guards: Arc<Guards>,
-    staged: Mutex<Staged>,
+    staged: Arc<Mutex<Staged>>,
     /// Taken before every other lock, by the scrub alone.
     scrub: Mutex<Place>,
     /// Declared last: the store is free for others only when the database is closed.
@@ -122,13 +122,18 @@ impl Local {
         let (mut db, counters, cursor) = recover::open_database(dir, &budget)?;
         recover::renew(&mut db, config.point.as_ref())?;
         let db = Arc::new(db);
-        let staged = Staged::of(&db)?;
+        let staged = Arc::new(Mutex::new(Staged::of(&db)?));
         let counters = Arc::new(Mutex::new(counters));
         let live_bytes = {
             let counters = Arc::clone(&counters);
             move || locked(&counters).blob_bytes
         };
-        let reclaimer = Reclaimer::start(Arc::clone(&db), budget, Box::new(live_bytes))
+        let staged_bytes = {
+            let staged = Arc::clone(&staged);
+            move || locked(&staged).bytes()
+        };
+        let (live_bytes, staged_bytes) = (Box::new(live_bytes), Box::new(staged_bytes));
+        let reclaimer = Reclaimer::start(Arc::clone(&db), budget, live_bytes, staged_bytes)
             .map_err(OpenError::Io)?;
         let space = Space::new(dir);
         space.scan(&db).map_err(OpenError::Io)?;
@@ -148,7 +153,7 @@ impl Local {
             flushing: Mutex::new(()),
             counters,
             guards: Arc::default(),
-            staged: Mutex::new(staged),
+            staged,
             scrub: Mutex::default(),
             _lock: lock,
         })
@@ -216,14 +221,19 @@ impl Local {
     /// Puts a block where there is room.
     fn try_put(&self, block: &Block, purpose: Purpose) -> Result<Admission, WriteError> {
         self.health.check()?;
-        let mut writer = locked(&self.writer);
         let id = block.id();
+        // Nothing may lean on a block that is named and does not read. Reading takes long, so
+        // other writers do not wait for it.
+        let reads = || matches!(self.find(&id, ReadOptions::default()), Ok(Some(_)));
+        let known = self.row_to_change(&id)?.map(|row| (row.order, reads()));
+        let mut writer = locked(&self.writer);
         let Some(row) = self.row_to_change(&id)? else {
             return self.insert(&mut writer, block, purpose);
         };
         let mut raised = Row { standing: row.standing.after_put(purpose), ..row };
-        // Nothing may lean on a block that is named and does not read.
-        let reads = matches!(self.find(&id, ReadOptions::default()), Ok(Some(_)));
+        // With another order it was put or used since.
+        let known = known.filter(|(order, _)| *order == row.order);
+        let reads = known.map_or_else(reads, |(_, reads)| reads);
         if reads && raised == row && self.guards.covers(row.order) {
             return Ok(Admission::Done);
         }

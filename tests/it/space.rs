@@ -100,6 +100,28 @@ fn what_is_deleted_and_collected_leaves_the_disk() {
 }
 
 #[test]
+fn records_that_are_no_more_leave_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = LocalConfig { quota_bytes: None, ..config(0) };
+    let store = Local::open(dir.path(), open).unwrap();
+    let key = |n: u64| n.to_be_bytes();
+    for n in 0..40 {
+        let mut batch = Batch::new();
+        batch.put(Table::Journal, key(n), vec![n as u8; 1 << 20]);
+        store.commit(batch).unwrap();
+    }
+    let staged = disk_usage(dir.path());
+    assert!(staged >= 40 * MIB, "{} MiB", staged / MIB);
+    let mut batch = Batch::new();
+    (1..40).for_each(|n| batch.delete(Table::Journal, key(n)));
+    store.commit(batch).unwrap();
+    store.reclaim().unwrap();
+    let left = disk_usage(dir.path());
+    assert!(left <= 6 * MIB, "{} MiB are left", left / MIB);
+    assert_eq!(store.read(Table::Journal, &key(0)).unwrap().unwrap(), vec![0; 1 << 20]);
+}
+
+#[test]
 fn a_store_full_of_its_own_refuses_and_recovers() {
     let dir = tempfile::tempdir().unwrap();
     let store = Local::open(dir.path(), config(40)).unwrap();

@@ -70,6 +70,11 @@ impl Collector {
         let _one_at_a_time = locked(&self.one_at_a_time);
         let begun = Instant::now();
         let disk_before = allocated_bytes(&self.store);
+        // What was removed is garbage once that is sealed. Where sealing fails, what it would have
+        // let go stays until it succeeds.
+        if !dry_run && let Err(error) = self.view.seal() {
+            tracing::debug!(%error, "could not seal before collecting garbage");
+        }
         // Before the roots, so that what is written meanwhile is out of reach.
         let horizon = self.local.horizon();
         let Needed { roots, unknown_pins } = self.volumes.roots(&self.view, &*self.local)?;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::Memory;
+use crate::block::Block;
 use crate::tree::edit::FileEdit;
 use crate::tree::volume::VolumeSecret;
 use crate::tree::writer::Writer;
@@ -121,4 +122,18 @@ fn a_missing_block_of_a_pinned_tree_is_told_and_fetched() {
     assert_eq!((report.missing.as_slice(), report.needing.len()), ([id].as_slice(), 1));
     assert!(sample.check(&network, true).is_clean());
     assert!(sample.store.contains(&id).unwrap());
+}
+
+#[test]
+fn a_full_store_is_checked_to_its_end() {
+    let store = Arc::new(Memory::with_quota(3000));
+    let network = Arc::new(Memory::new());
+    let [lost, other] = [1, 2].map(|byte| Block::new(Bytes::from(vec![byte; 2000])).unwrap());
+    network.put(&lost, Purpose::Own).unwrap();
+    store.put(&lost, Purpose::Own).unwrap();
+    assert!(store.corrupt(&lost.id()) && store.get(&lost.id()).is_err());
+    store.put(&other, Purpose::Own).unwrap();
+    let asked = Check { store: &*store, source: network, roots: &[], repair: true };
+    let report = check(&asked, &mut |_| {}).unwrap();
+    assert_eq!((report.bad.len(), report.restored_blocks, report.good_blocks), (1, 0, 1));
 }

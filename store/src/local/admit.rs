@@ -112,6 +112,7 @@ impl Local {
         // One at a time: whoever comes second finds the room that the first one made.
         let _turn = locked(&self.making_room);
         let mut pass = Pass::Keys;
+        let mut records = false;
         loop {
             self.health.check()?;
             self.look();
@@ -136,7 +137,11 @@ impl Local {
             }
             let gained = evicted > 0 || self.space.occupied().0 < before;
             if !gained && pass == Pass::Blobs && self.shortage(wanted) > 0 {
-                return Err(self.full());
+                if records {
+                    return Err(self.full());
+                }
+                self.reclaimer.drop_records();
+                records = true;
             }
             pass = Pass::Blobs;
         }

@@ -10,6 +10,11 @@
 //! proportion to what was forgotten; a pass that gains nothing ends the work until more is
 //! forgotten. Whoever needs room at once calls for a pass and waits for it. The thread also
 //! flushes write buffers that nobody has written to for a while, which gives their memory back.
+//!
+//! Records leave garbage as well: what was staged and is sealed by now stays in the log until all
+//! write buffers are flushed, and in the tables of the journal until they are merged. RocksDB
+//! does both when more is written, which on a full disk nobody can, so whoever is short of room
+//! has it done.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -20,7 +25,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, FlushOptions};
 use super::budget::Budget;
 use super::columns::Column;
 use super::family;
-use super::space::{blob_bytes, blob_files, buffer_bytes};
+use super::space::{blob_bytes, blob_files, buffer_bytes, journal_bytes};
 use crate::crash;
 
 /// Largest share of the oldest blob files that a pass empties.
@@ -33,7 +38,10 @@ const IDLE_PERIOD: Duration = Duration::from_secs(30);
 /// Write buffers below this are not worth a file.
 const IDLE_BUFFER_BYTES_MIN: u64 = 2 << 20;
 
-/// Tells how many bytes of blobs are alive, which garbage is measured against.
+/// Garbage in the tables of the journal that is left alone: merging them takes milliseconds.
+const JOURNAL_GARBAGE_BYTES: u64 = 2 << 20;
+
+/// Tells how many bytes are alive, which garbage is measured against.
 type LiveBytes = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// What a pass does.
@@ -54,7 +62,10 @@ pub(super) struct Reclaimer {
 struct Work {
     db: Arc<DB>,
     budget: Budget,
+    /// Of blobs.
     live_bytes: LiveBytes,
+    /// Of the journal.
+    staged_bytes: LiveBytes,
     /// One pass at a time.
     passing: Mutex<()>,
     state: Mutex<State>,
@@ -76,11 +87,13 @@ impl Reclaimer {
         db: Arc<DB>,
         budget: Budget,
         live_bytes: LiveBytes,
+        staged_bytes: LiveBytes,
     ) -> std::io::Result<Self> {
         // Garbage may be left from before.
         let state = Mutex::new(State { look: true, ..State::default() });
         let (passing, changed) = (Mutex::default(), Condvar::new());
-        let work = Arc::new(Work { db, budget, live_bytes, passing, state, changed });
+        let work = Work { db, budget, live_bytes, staged_bytes, passing, state, changed };
+        let work = Arc::new(work);
         let thread = std::thread::Builder::new().name("xorfs-reclaim".to_owned()).spawn({
             let work = Arc::clone(&work);
             move || work.run()
@@ -122,8 +135,14 @@ impl Reclaimer {
         self.work.pass(pass);
     }
 
+    /// Gives back what records take that are no more.
+    pub(super) fn drop_records(&self) {
+        self.work.drop_records();
+    }
+
     /// Does passes until little garbage is left, or one gains nothing.
     pub(super) fn drain(&self) {
+        self.work.drop_records();
         self.work.pass(Pass::Keys);
         self.work.reduce(true);
     }
@@ -162,6 +181,9 @@ impl Work {
             let urgent = std::mem::take(&mut state.urgent);
             state.look = false;
             drop(state);
+            if urgent {
+                self.drop_records();
+            }
             self.reduce(urgent);
         }
     }
@@ -236,11 +258,29 @@ impl Work {
         if now < IDLE_BUFFER_BYTES_MIN || now != buffered {
             return now;
         }
+        self.flush_all();
+        0
+    }
+
+    /// Empties the log, and the journal of what is sealed by now.
+    fn drop_records(&self) {
+        let _turn = self.passing.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffer_bytes(&self.db) >= IDLE_BUFFER_BYTES_MIN {
+            self.flush_all();
+        }
+        let staged = (self.staged_bytes)();
+        let allowed = staged + (staged / 4).max(JOURNAL_GARBAGE_BYTES);
+        if journal_bytes(&self.db) > allowed {
+            let journal = family(&self.db, Column::Journal);
+            self.db.compact_range_cf(journal, None::<&[u8]>, None::<&[u8]>);
+        }
+    }
+
+    fn flush_all(&self) {
         let families = Column::ALL.map(|column| family(&self.db, column));
         if let Err(error) = self.db.flush_cfs_opt(&families.each_ref(), &FlushOptions::default()) {
-            tracing::warn!(%error, "could not flush idle write buffers");
+            tracing::warn!(%error, "could not flush the write buffers");
         }
-        0
     }
 
     /// Every change is a single assignment, so a holder that panicked left the state whole.

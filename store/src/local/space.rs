@@ -114,6 +114,11 @@ pub(super) fn buffer_bytes(db: &DB) -> u64 {
     Column::ALL.into_iter().map(|of| property(db, of, "rocksdb.cur-size-all-mem-tables")).sum()
 }
 
+/// Bytes of the tables of the journal.
+pub(super) fn journal_bytes(db: &DB) -> u64 {
+    property(db, Column::Journal, "rocksdb.total-sst-files-size")
+}
+
 fn property(db: &DB, column: Column, name: &str) -> u64 {
     match db.property_int_value_cf(family(db, column), name) {
         Ok(value) => value.unwrap_or(0),
