@@ -349,6 +349,22 @@ impl Daemon {
     }
 }
 
+/// Refuses a home that lost its keyring. A new one would know none of the volumes that are in the
+/// store, and a collection would take their blocks for garbage.
+fn check_keyring_is_there(home: &Home, local: &Local) -> anyhow::Result<()> {
+    if home.keyring().exists() || local.scan(Table::Bases, b"")?.is_empty() {
+        return Ok(());
+    }
+    let (keyring, store) = (home.keyring(), home.store());
+    let text = format!(
+        "{} is missing, and the store holds volumes that it alone opens: bring it back from a \
+         backup, or move {} away to begin anew",
+        keyring.display(),
+        store.display()
+    );
+    Err(Failure::failed(text).into())
+}
+
 /// Opens what a home holds. Blocks.
 fn open_home(
     home: &Home,
@@ -360,6 +376,7 @@ fn open_home(
     // How far a block is from this node decides when it is evicted.
     let config = LocalConfig { point: Some(*identity.node_id().as_bytes()), ..config };
     let local = Local::open(&home.store(), config).with_context(at)?;
+    check_keyring_is_there(home, &local)?;
     let volumes = Volumes::open(home, passphrase)?;
     Ok((Arc::new(local), identity, Arc::new(volumes)))
 }

@@ -27,6 +27,26 @@ fn keyring_state(node: &Node) -> (bool, bool) {
 }
 
 #[test]
+fn a_lost_keyring_is_not_replaced() {
+    let mut cluster = Cluster::start(1);
+    let work = cluster.dir().to_owned();
+    let node = &mut cluster.nodes[0];
+    let source = work.join("letter");
+    fs::write(&source, "dear reader").expect("writes");
+    node.xorfs(&["put", text(&source)]).ok();
+    assert!(node.terminate().success());
+    let (keyring, kept) = (node.home.join("keyring"), work.join("keyring"));
+    fs::rename(&keyring, &kept).expect("moves");
+    for command in [&["gc"][..], &["ls", "main:/"], &["put", text(&source)]] {
+        node.xorfs(command).code(1).says(&["keyring is missing", "backup"]);
+    }
+    assert!(!keyring.exists());
+    fs::rename(&kept, &keyring).expect("moves");
+    node.xorfs(&["gc"]).ok();
+    assert_eq!(node.xorfs(&["cat", "main:/letter"]).ok().text(), "dear reader");
+}
+
+#[test]
 fn a_passphrase_is_set_changed_and_taken_off() {
     let mut cluster = Cluster::start(1);
     let work = cluster.dir().to_owned();
