@@ -2,11 +2,11 @@
 //! a second process, a newer version.
 //!
 //! Where a process has to die, a test starts this binary again with one of the `child_` tests
-//! below, which do nothing unless the variables of [`Child`] are set.
+//! below (see [`Child`]).
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,52 +17,16 @@ use xorfs_store::{
     Batch, Block, BlockStore, Inventory, Ledger, Local, LocalConfig, OpenError, Purpose, ReadError,
     Table, WriteError,
 };
+use xorfs_tests::child::{Child, parse, tell, told};
 use xorfs_tests::conformance::block;
-
-const DIR: &str = "XORFS_TEST_CHILD_DIR";
-const SEED: &str = "XORFS_TEST_CHILD_SEED";
-
-/// Starts of the lines with which a child says what was promised to it.
-const ACKNOWLEDGED: &str = "acknowledged ";
 
 fn config() -> LocalConfig {
     LocalConfig { memory_bytes: 16 << 20, disk_reserve_bytes: 0, ..LocalConfig::default() }
 }
 
-/// What a child test was started with.
-struct Child {
-    dir: PathBuf,
-    seed: u64,
-}
-
-impl Child {
-    /// `None` in an ordinary run of the tests.
-    fn wanted() -> Option<Self> {
-        let dir = std::env::var_os(DIR)?.into();
-        let seed = std::env::var(SEED).unwrap().parse().unwrap();
-        Some(Self { dir, seed })
-    }
-
-    fn command(test: &str, dir: &Path, seed: u64) -> Command {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", test, "--nocapture", "--include-ignored", "--test-threads=1"])
-            .env(DIR, dir)
-            .env(SEED, seed.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        command
-    }
-}
-
-fn acknowledge(what: u64) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "\n{ACKNOWLEDGED}{what}").unwrap();
-    out.flush().unwrap();
-}
-
+/// The number in a line with which a child says what was promised to it.
 fn acknowledged(line: &str) -> Option<u64> {
-    line.strip_prefix(ACKNOWLEDGED)?.parse().ok()
+    parse(line).map(|(_, number)| number)
 }
 
 /// What step `step` of the crash writer does is a function of the seed, so that the parent knows
@@ -110,7 +74,7 @@ fn child_writes_until_killed() {
         batch.put(Table::Heads, *b"newest", step.to_be_bytes().to_vec());
         batch.put(Table::Journal, step.to_be_bytes(), vec![7; 2000]);
         store.commit(batch).unwrap();
-        acknowledge(step);
+        tell("acknowledged", step);
     }
 }
 
@@ -121,18 +85,17 @@ fn what_was_acknowledged_survives_sigkill() {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut child =
             Child::command("local::child_writes_until_killed", dir.path(), seed).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut promises = told(&mut child).map(|(_, step)| step);
         let wanted = random.random_range(1..40);
         let mut acked = None;
         while acked.is_none_or(|acked| acked < wanted) {
-            let line = lines.next().expect("the child goes on until killed").unwrap();
-            acked = acknowledged(&line).or(acked);
+            acked = Some(promises.next().expect("the child goes on until killed"));
         }
         // Somewhere inside a later step, not between two.
         std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
         child.kill().unwrap();
         child.wait().unwrap();
-        let acked = lines.filter_map(|line| acknowledged(&line.ok()?)).last().or(acked).unwrap();
+        let acked = promises.last().or(acked).unwrap();
         check_after_crash(&Local::open(dir.path(), config()).unwrap(), seed, acked);
     }
 }
@@ -195,7 +158,7 @@ fn child_meets_a_failing_disk() {
     assert!(refused(store.set_copies(&block(1, 100_000).id(), 1, true)));
     assert!(refused(store.commit(Batch::new())));
     assert_eq!(store.get(&block(1, 100_000).id()).unwrap(), block(1, 100_000), "reads go on");
-    acknowledge(1);
+    tell("acknowledged", 1);
     // As a crash would: what is not on the disk now never gets there.
     std::process::exit(0);
 }
@@ -388,7 +351,7 @@ fn child_fills_a_store() {
         peak_kib / 1024
     )
     .unwrap();
-    acknowledge(peak_kib);
+    tell("acknowledged", peak_kib);
 }
 
 #[test]
@@ -450,7 +413,7 @@ fn child_meets_a_full_disk() {
         assert!(store.read(Table::Journal, &n.to_be_bytes()).unwrap().is_some(), "record {n}");
     }
     check_consistency(&store);
-    acknowledge(1);
+    tell("acknowledged", 1);
 }
 
 #[test]
